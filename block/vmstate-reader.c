@@ -1,0 +1,380 @@
+/*
+ * VM state reader: sequential read-ahead over a node's VM state
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The window is a ring buffer.  Offsets are in VM state space:
+ *
+ *        pos              end             end + request
+ *         |  read already  |  in flight        |
+ *   ------+================+-------------------+------------>
+ *         |<----------- at most the window --->|
+ *
+ * The consumer copies from [pos, end) and moves pos; the fill coroutine reads
+ * behind end and moves it.  Each touches the other's part of the buffer never,
+ * so only the two offsets need the lock.
+ *
+ * The fill coroutine issues one request after the other and ends when the
+ * window is full; the consumer starts it anew when there is room again.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "block/block_int.h"
+#include "block/vmstate-reader.h"
+#include "coroutines.h"
+#include "vmstate-wait.h"
+#include "trace.h"
+
+struct VmstateReader {
+    /* Constant after vmstate_reader_new() */
+    BlockDriverState *bs;
+    char *name;             /* of @bs, for messages */
+    int64_t size;           /* of the VM state; INT64_MAX if unknown */
+    int64_t opened_ns;
+
+    VmstateWait wait;       /* its lock, and how the consumer waits */
+
+    /* Consumer only; constant once set, before the first request */
+    uint8_t *buf;
+    size_t window;          /* size of @buf */
+
+    /* Written by the consumer under wait.lock; the consumer reads it without */
+    int64_t pos;            /* next byte for the consumer */
+
+    /* Protected by wait.lock */
+    int64_t base;           /* offset that is at the start of @buf */
+    int64_t end;            /* end of what is read */
+    size_t next_request;    /* size of the next request, if there is room */
+    bool filling;           /* the fill coroutine lives */
+    bool hold;              /* the consumer wants it to end */
+
+    /*
+     * Read-ahead failed somewhere in [end, retry_end).  There is no read-ahead
+     * as long as this is not empty: @piece bytes at a time are read, when the
+     * consumer asks for them.  Protected by wait.lock.
+     */
+    int64_t retry_end;
+    size_t piece;           /* wanted by the consumer; 0 if nothing is */
+    int piece_ret;          /* result of the last piece */
+
+    VmstateStreamStats stats; /* protected by wait.lock */
+};
+
+static size_t vmstate_reader_ring_offset(VmstateReader *r, int64_t offset)
+{
+    return (offset - r->base) % r->window;
+}
+
+/* Called with the lock held */
+static bool vmstate_reader_in_retry(VmstateReader *r)
+{
+    return r->end < r->retry_end;
+}
+
+/*
+ * Size of the request to issue now, at r->end, or 0 for none.  Called with the
+ * lock held.
+ */
+static size_t vmstate_reader_plan(VmstateReader *r)
+{
+    int64_t room = r->window - (r->end - r->pos);
+    size_t to_ring_end = r->window - vmstate_reader_ring_offset(r, r->end);
+    int64_t bytes;
+
+    if (r->hold) {
+        return 0;
+    }
+    if (vmstate_reader_in_retry(r)) {
+        return MIN(r->piece, to_ring_end);
+    }
+
+    bytes = MIN(r->next_request, to_ring_end);
+    bytes = MIN(bytes, r->size - r->end);
+    if (!QEMU_IS_ALIGNED(r->end, VMSTATE_READER_MIN_REQUEST)) {
+        /* After a seek: get the following requests aligned */
+        bytes = MIN(bytes, QEMU_ALIGN_UP(r->end, VMSTATE_READER_MIN_REQUEST) -
+                           r->end);
+    }
+    return bytes <= room ? bytes : 0;
+}
+
+/* Called with the lock held */
+static void vmstate_reader_request_done(VmstateReader *r, size_t bytes,
+                                        int ret, int64_t elapsed_ns)
+{
+    r->stats.requests++;
+    r->stats.storage_ns += elapsed_ns;
+    r->stats.max_in_flight = 1; /* there is only one fill coroutine */
+
+    if (vmstate_reader_in_retry(r)) {
+        r->piece = 0;
+        r->piece_ret = ret;
+    } else if (ret < 0) {
+        r->retry_end = r->end + bytes;
+    } else {
+        r->next_request = MIN(r->next_request * 2, VMSTATE_READER_WINDOW / 2);
+    }
+    if (ret >= 0) {
+        r->end += bytes;
+        r->stats.max_request = MAX(r->stats.max_request, bytes);
+    }
+}
+
+static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
+{
+    VmstateReader *r = opaque;
+    size_t bytes;
+
+    qemu_mutex_lock(&r->wait.lock);
+    while ((bytes = vmstate_reader_plan(r))) {
+        int64_t offset = r->end;
+        uint8_t *buf = r->buf + vmstate_reader_ring_offset(r, offset);
+        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
+        int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        int64_t elapsed_ns;
+        int ret;
+
+        qemu_mutex_unlock(&r->wait.lock);
+        WITH_GRAPH_RDLOCK_GUARD() {
+            ret = bdrv_co_readv_vmstate(r->bs, &qiov, offset);
+        }
+        elapsed_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
+        trace_vmstate_reader_request(r, offset, bytes, elapsed_ns / SCALE_US,
+                                     ret);
+        qemu_mutex_lock(&r->wait.lock);
+        vmstate_reader_request_done(r, bytes, ret, elapsed_ns);
+        vmstate_wait_kick_and_unlock(&r->wait);
+        qemu_mutex_lock(&r->wait.lock);
+    }
+    r->filling = false;
+    /* From here on @r may be gone */
+    vmstate_wait_kick_and_unlock(&r->wait);
+}
+
+/* Called with the lock held, which is released meanwhile */
+static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
+{
+    if (r->filling || !vmstate_reader_plan(r)) {
+        return;
+    }
+    r->filling = true;
+    qemu_mutex_unlock(&r->wait.lock);
+    aio_co_enter(r->wait.ctx,
+                 qemu_coroutine_create(vmstate_reader_fill_entry, r));
+    qemu_mutex_lock(&r->wait.lock);
+}
+
+/* Called with the lock held */
+static void vmstate_reader_restart_at(VmstateReader *r, int64_t pos)
+{
+    /* Aligned offsets shall lie at aligned addresses, for O_DIRECT */
+    r->base = QEMU_ALIGN_DOWN(pos, VMSTATE_READER_MIN_REQUEST);
+    r->pos = pos;
+    r->end = pos;
+    r->next_request = VMSTATE_READER_MIN_REQUEST;
+    r->retry_end = 0;
+}
+
+VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size)
+{
+    VmstateReader *r = g_new0(VmstateReader, 1);
+
+    GLOBAL_STATE_CODE();
+    assert(size >= -1);
+
+    bdrv_ref(bs);
+    r->bs = bs;
+    r->name = g_strdup(bdrv_get_device_or_node_name(bs));
+    r->size = size < 0 ? INT64_MAX : size;
+    r->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    vmstate_wait_init(&r->wait, bdrv_get_aio_context(bs));
+    vmstate_reader_restart_at(r, 0);
+
+    trace_vmstate_reader_open(r, r->name, size, VMSTATE_READER_WINDOW);
+    return r;
+}
+
+static int vmstate_reader_alloc_window(VmstateReader *r, Error **errp)
+{
+    size_t window = VMSTATE_READER_WINDOW;
+
+    if (r->buf) {
+        return 0;
+    }
+
+    /* A small state needs no large window */
+    if (r->size < window) {
+        window = QEMU_ALIGN_UP(r->size, VMSTATE_READER_MIN_REQUEST);
+    }
+    r->buf = qemu_try_blockalign(r->bs, window);
+    if (!r->buf) {
+        error_setg_errno(errp, ENOMEM, "Could not allocate a buffer of %zu "
+                         "bytes to read VM state from node '%s'",
+                         window, r->name);
+        return -ENOMEM;
+    }
+    r->window = window;
+
+    QEMU_LOCK_GUARD(&r->wait.lock);
+    r->stats.buffer_bytes = window;
+    return 0;
+}
+
+/* There is something to copy, or nothing to wait for */
+static bool vmstate_reader_has_bytes_or_ended(void *opaque)
+{
+    VmstateReader *r = opaque;
+
+    return r->end > r->pos || !r->filling;
+}
+
+/* Called with the lock held */
+static void coroutine_mixed_fn vmstate_reader_wait_bytes(VmstateReader *r)
+{
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    int64_t stall_ns;
+
+    vmstate_wait(&r->wait, vmstate_reader_has_bytes_or_ended, r);
+
+    stall_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
+    r->stats.stalls++;
+    r->stats.stall_ns += stall_ns;
+    trace_vmstate_reader_stall(r, r->pos, stall_ns / SCALE_US);
+}
+
+/*
+ * Make [pos, end) non-empty.  Called with the lock held.  Returns -errno if the
+ * storage has no more to give here.
+ */
+static int coroutine_mixed_fn vmstate_reader_get_bytes(VmstateReader *r,
+                                                       size_t wanted)
+{
+    while (r->end == r->pos) {
+        bool piece = vmstate_reader_in_retry(r) && !r->filling;
+
+        if (piece) {
+            r->piece = MIN(wanted, r->retry_end - r->end);
+            r->piece = MIN(r->piece, VMSTATE_READER_MIN_REQUEST);
+            r->piece_ret = 0;
+        }
+        vmstate_reader_start_fill(r);
+        if (!vmstate_reader_has_bytes_or_ended(r)) {
+            vmstate_reader_wait_bytes(r);
+        }
+        if (piece && r->piece_ret < 0) {
+            return r->piece_ret;
+        }
+    }
+    return 0;
+}
+
+ssize_t coroutine_mixed_fn vmstate_reader_read(VmstateReader *r,
+                                               const struct iovec *iov,
+                                               size_t niov, Error **errp)
+{
+    size_t wanted = iov_size(iov, niov);
+    size_t bytes, ring_offset, head;
+    int ret;
+
+    if (wanted == 0 || r->pos >= r->size) {
+        return 0;
+    }
+    ret = vmstate_reader_alloc_window(r, errp);
+    if (ret < 0) {
+        return ret;
+    }
+
+    WITH_QEMU_LOCK_GUARD(&r->wait.lock) {
+        ret = vmstate_reader_get_bytes(r, wanted);
+        bytes = MIN(wanted, r->end - r->pos);
+        ring_offset = vmstate_reader_ring_offset(r, r->pos);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read VM state at offset %"
+                         PRId64 " from node '%s'", r->pos, r->name);
+        return ret;
+    }
+
+    /* Not locked: nobody else touches [pos, end) of the buffer */
+    head = MIN(bytes, r->window - ring_offset);
+    iov_from_buf(iov, niov, 0, r->buf + ring_offset, head);
+    iov_from_buf(iov, niov, head, r->buf, bytes - head);
+
+    QEMU_LOCK_GUARD(&r->wait.lock);
+    r->pos += bytes;
+    r->stats.bytes += bytes;
+    vmstate_reader_start_fill(r);
+    return bytes;
+}
+
+static bool vmstate_reader_fill_has_ended(void *opaque)
+{
+    VmstateReader *r = opaque;
+
+    return !r->filling;
+}
+
+/* Called with the lock held.  No request starts until @hold is cleared. */
+static void coroutine_mixed_fn vmstate_reader_stop_fill(VmstateReader *r)
+{
+    r->hold = true;
+    vmstate_wait(&r->wait, vmstate_reader_fill_has_ended, r);
+}
+
+void coroutine_mixed_fn vmstate_reader_seek(VmstateReader *r, int64_t pos)
+{
+    assert(pos >= 0);
+
+    QEMU_LOCK_GUARD(&r->wait.lock);
+    if (pos < r->pos || pos > r->end) {
+        /* What is in flight may bring the target into the window */
+        vmstate_reader_stop_fill(r);
+        r->hold = false;
+    }
+    if (pos >= r->pos && pos <= r->end) {
+        r->pos = pos;
+    } else {
+        vmstate_reader_restart_at(r, pos);
+    }
+    trace_vmstate_reader_seek(r, pos, r->end - r->pos);
+}
+
+int64_t vmstate_reader_tell(const VmstateReader *r)
+{
+    return r->pos;
+}
+
+void vmstate_reader_free(VmstateReader *r)
+{
+    GLOBAL_STATE_CODE();
+
+    if (!r) {
+        return;
+    }
+
+    WITH_QEMU_LOCK_GUARD(&r->wait.lock) {
+        vmstate_reader_stop_fill(r);
+        trace_vmstate_reader_close(r, r->stats.bytes, r->stats.requests,
+                                   r->stats.buffer_bytes,
+                                   r->stats.stall_ns / SCALE_US,
+                                   (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
+                                    r->opened_ns) / SCALE_US);
+    }
+    vmstate_wait_destroy(&r->wait);
+    qemu_vfree(r->buf);
+    bdrv_unref(r->bs);
+    g_free(r->name);
+    g_free(r);
+}
+
+void vmstate_reader_get_stats(VmstateReader *r, VmstateStreamStats *stats)
+{
+    QEMU_LOCK_GUARD(&r->wait.lock);
+    *stats = r->stats;
+}
