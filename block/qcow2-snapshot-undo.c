@@ -1,0 +1,80 @@
+/*
+ * Taking back a disk snapshot, or a revert to one, that failed half way
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "qcow2.h"
+#include "qcow2-snapshot-undo.h"
+
+/* Drop the references that a snapshot's L1 table got from a copy of it */
+static void GRAPH_RDLOCK qcow2_snapshot_drop_refs(BlockDriverState *bs,
+                                                  int64_t l1_table_offset,
+                                                  int l1_size)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    qcow2_update_snapshot_refcount(bs, l1_table_offset, l1_size, -1);
+    /* Clusters of the active layer may be written in place again */
+    qcow2_update_snapshot_refcount(bs, s->l1_table_offset, s->l1_size, 0);
+}
+
+void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
+                                int l1_size, bool has_refs)
+{
+    GLOBAL_STATE_CODE();
+
+    if (has_refs) {
+        qcow2_snapshot_drop_refs(bs, l1_table_offset, l1_size);
+    }
+    if (l1_table_offset > 0) {
+        qcow2_free_clusters(bs, l1_table_offset, l1_size * L1E_SIZE,
+                            QCOW2_DISCARD_SNAPSHOT);
+    }
+}
+
+static int GRAPH_RDLOCK qcow2_snapshot_rewrite_l1(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    g_autofree uint64_t *l1_table = g_try_new(uint64_t, s->l1_size);
+    int i;
+
+    if (!l1_table) {
+        return -ENOMEM;
+    }
+    for (i = 0; i < s->l1_size; i++) {
+        l1_table[i] = cpu_to_be64(s->l1_table[i]);
+    }
+    return bdrv_pwrite_sync(bs->file, s->l1_table_offset,
+                            s->l1_size * L1E_SIZE, l1_table, 0);
+}
+
+void qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
+                              int sn_l1_size, bool write_failed)
+{
+    GLOBAL_STATE_CODE();
+
+    if (write_failed && qcow2_snapshot_rewrite_l1(bs) < 0) {
+        /* Both tables are referenced now, so nothing is lost */
+        qcow2_signal_corruption(bs, true, -1, -1, "Reverting to a snapshot "
+                                "failed, and so did restoring the active L1 "
+                                "table");
+        return;
+    }
+    qcow2_snapshot_drop_refs(bs, sn_l1_table_offset, sn_l1_size);
+}
+
+void qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret)
+{
+    GLOBAL_STATE_CODE();
+
+    warn_report("Node '%s' was reverted, but clusters that only the old state "
+                "used could not be freed: %s; 'qemu-img check -r leaks' frees "
+                "them", bdrv_get_device_or_node_name(bs), strerror(-ret));
+}

@@ -1,0 +1,52 @@
+/*
+ * Taking back a disk snapshot, or a revert to one, that failed half way
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * All functions run in the main loop with the node drained, outside
+ * coroutines.  They are best effort: what they cannot take back is leaked, and
+ * "qemu-img check -r leaks" frees it.
+ */
+
+#ifndef BLOCK_QCOW2_SNAPSHOT_UNDO_H
+#define BLOCK_QCOW2_SNAPSHOT_UNDO_H
+
+#include "block/block-common.h"
+#include "block/graph-lock.h"
+
+/**
+ * qcow2_snapshot_undo_create: Give back the L1 table of a new snapshot
+ *
+ * @l1_table_offset: where it was allocated, in bytes; 0 if it was not
+ * @l1_size: number of its entries
+ * @has_refs: the clusters in the table were given a reference more, all of them
+ */
+void GRAPH_RDLOCK
+qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
+                           int l1_size, bool has_refs);
+
+/**
+ * qcow2_snapshot_undo_goto: Keep the active L1 table that was to be replaced
+ *
+ * @sn_l1_table_offset, @sn_l1_size: L1 table of the snapshot, whose clusters
+ *                                   were given a reference more, all of them
+ * @write_failed: writing the new table over the active one failed, so that
+ *                nobody knows what is on disk: write the old one again.  If not
+ *                even that is possible, the image is marked corrupt and takes
+ *                no more requests, as guest and disk would differ.
+ */
+void GRAPH_RDLOCK
+qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
+                         int sn_l1_size, bool write_failed);
+
+/**
+ * qcow2_snapshot_goto_leaked: The revert is done, but cleaning up failed
+ *
+ * @ret: why, as -errno
+ *
+ * The active L1 table is the snapshot's, on disk and in memory, so this is no
+ * failure of the revert.  Warns about the clusters that are leaked.
+ */
+void qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret);
+
+#endif /* BLOCK_QCOW2_SNAPSHOT_UNDO_H */

@@ -1,0 +1,86 @@
+/*
+ * VM state kept by a node: what surrounds reading and writing it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * bdrv_{readv,writev}_vmstate() move the bytes.  The functions here tell the
+ * node that keeps them when a save begins and ends and when the bytes are not
+ * wanted any more.  Like those two, they go through filters to the first node
+ * whose driver implements them.
+ */
+
+#ifndef BLOCK_VMSTATE_H
+#define BLOCK_VMSTATE_H
+
+#include "block/block-common.h"
+#include "block/graph-lock.h"
+
+/**
+ * BdrvVmstateOps: callbacks of a format driver that stores VM state
+ *
+ * All are optional; a missing one does nothing and succeeds.
+ */
+typedef struct BdrvVmstateOps {
+    /* Can @bs take part in a snapshot with VM state at all? */
+    bool GRAPH_RDLOCK_PTR (*check)(BlockDriverState *bs, Error **errp);
+
+    int coroutine_fn GRAPH_RDLOCK_PTR (*co_begin_save)(BlockDriverState *bs,
+                                                       Error **errp);
+    void coroutine_fn GRAPH_RDLOCK_PTR (*co_end_save)(BlockDriverState *bs);
+    int coroutine_fn GRAPH_RDLOCK_PTR (*co_release)(BlockDriverState *bs,
+                                                    Error **errp);
+} BdrvVmstateOps;
+
+/**
+ * bdrv_vmstate_check: Refuse a node that cannot be part of a snapshot
+ *
+ * For reasons that only the driver knows, such as an external data file.  Says
+ * yes to a node without any snapshot support: that is for bdrv_can_snapshot().
+ *
+ * Main loop thread.  Returns false with @errp naming the node and the reason.
+ */
+bool GRAPH_RDLOCK bdrv_vmstate_check(BlockDriverState *bs, Error **errp);
+
+/**
+ * bdrv_vmstate_begin_save: VM state is going to be written to @bs
+ *
+ * Releases what earlier saves or loads left behind, as
+ * bdrv_vmstate_release() does, and lets the driver prepare.  After success,
+ * and only then, bdrv_vmstate_end_save() must follow.
+ *
+ * No VM state request may be in flight, and @bs must be drained.
+ *
+ * Returns 0, or -errno with @errp set and nothing begun.
+ */
+int coroutine_fn GRAPH_RDLOCK
+bdrv_co_vmstate_begin_save(BlockDriverState *bs, Error **errp);
+int co_wrapper_bdrv_rdlock
+bdrv_vmstate_begin_save(BlockDriverState *bs, Error **errp);
+
+/**
+ * bdrv_vmstate_end_save: No more VM state will be written to @bs
+ *
+ * Takes back what the driver prepared.  Neither keeps nor releases the VM state
+ * itself.  Cannot fail: what cannot be taken back now is taken back by the next
+ * save, or when the node is closed.  Same conditions as at the beginning.
+ */
+void coroutine_fn GRAPH_RDLOCK bdrv_co_vmstate_end_save(BlockDriverState *bs);
+void co_wrapper_bdrv_rdlock bdrv_vmstate_end_save(BlockDriverState *bs);
+
+/**
+ * bdrv_vmstate_release: Free the VM state in the active layer of @bs
+ *
+ * Snapshots keep theirs.  To be called when VM state has been loaded, or when
+ * saving it failed.  Costs next to nothing if there is none.
+ *
+ * No VM state request may be in flight, and @bs must be drained.
+ *
+ * Returns 0, or -errno with @errp set.  After a failure the image is
+ * consistent, but space may stay allocated or leaked.
+ */
+int coroutine_fn GRAPH_RDLOCK
+bdrv_co_vmstate_release(BlockDriverState *bs, Error **errp);
+int co_wrapper_bdrv_rdlock
+bdrv_vmstate_release(BlockDriverState *bs, Error **errp);
+
+#endif /* BLOCK_VMSTATE_H */
