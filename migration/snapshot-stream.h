@@ -1,0 +1,80 @@
+/*
+ * The VM state of a snapshot as a QEMUFile
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * All functions belong to the main loop thread with the BQL, outside
+ * coroutines.
+ */
+
+#ifndef MIGRATION_SNAPSHOT_STREAM_H
+#define MIGRATION_SNAPSHOT_STREAM_H
+
+#include "block/block-common.h"
+#include "qemu-file.h"
+
+/**
+ * snapshot_stream_open_output: A QEMUFile that writes VM state to @bs
+ *
+ * To be closed with snapshot_stream_close_output().  Never fails.
+ */
+QEMUFile *snapshot_stream_open_output(BlockDriverState *bs);
+
+/**
+ * snapshot_stream_close_output: End a stream of VM state
+ *
+ * @f: freed in any case
+ * @ret: result of producing the stream; if < 0, the stream is given up
+ * @size: set to the length of the stream in bytes, on success only
+ *
+ * On return no request is in flight.  On success the whole stream is on stable
+ * storage.  Returns @ret if it is an error already (@errp is left alone then),
+ * 0, or the error of writing as -errno with @errp set.
+ */
+int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
+                                 Error **errp);
+
+/**
+ * snapshot_stream_open_input: A QEMUFile that reads VM state from @bs
+ *
+ * @size: length of the VM state in bytes
+ *
+ * To be closed with qemu_fclose().  Reads nothing yet.  Never fails.
+ */
+QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size);
+
+/**
+ * snapshot_stream_set_error: Say why producing or consuming a stream failed
+ *
+ * @ret: the error, as -errno
+ * @what: beginning of the sentence, such as "Error while writing VM state"
+ *
+ * Uses what the channel reported if it reported anything, as it knows node and
+ * offset; else @ret.
+ */
+void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
+                               Error **errp);
+
+/**
+ * snapshot_stream_set_load_error: Say why a snapshot could not be loaded
+ *
+ * @f: the stream, still open
+ * @ret: result of loading, as -errno
+ * @name: of the snapshot
+ *
+ * The disks are at the snapshot already, so the text also says what is left to
+ * do.
+ */
+void snapshot_stream_set_load_error(QEMUFile *f, int ret, const char *name,
+                                    Error **errp);
+
+/**
+ * snapshot_stream_release: Free the VM state in the active layer of @bs
+ *
+ * For VM state that is loaded already or not worth keeping.  No stream may be
+ * open, and @bs must be drained.  A failure costs space, not data, so it is
+ * reported as a warning only.
+ */
+void snapshot_stream_release(BlockDriverState *bs);
+
+#endif /* MIGRATION_SNAPSHOT_STREAM_H */
