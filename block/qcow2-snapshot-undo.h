@@ -47,6 +47,6 @@ qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
  * The active L1 table is the snapshot's, on disk and in memory, so this is no
  * failure of the revert.  Warns about the clusters that are leaked.
  */
-void qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret);
+void GRAPH_RDLOCK qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret);
 
 #endif /* BLOCK_QCOW2_SNAPSHOT_UNDO_H */

@@ -190,7 +190,9 @@ VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size)
 
     bdrv_ref(bs);
     r->bs = bs;
+    bdrv_graph_rdlock_main_loop();
     r->name = g_strdup(bdrv_get_device_or_node_name(bs));
+    bdrv_graph_rdunlock_main_loop();
     r->size = size < 0 ? INT64_MAX : size;
     r->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     vmstate_wait_init(&r->wait, bdrv_get_aio_context(bs));

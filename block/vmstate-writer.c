@@ -184,7 +184,7 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
  * only one who wakes it, and only here: a wake in the middle of a wait for the
  * pool would trip the pool's assertions.
  */
-static VmstateChunk * coroutine_fn vmstate_writer_next_chunk(VmstateWriter *w)
+static VmstateChunk *coroutine_fn vmstate_writer_next_chunk(VmstateWriter *w)
 {
     VmstateChunk *chunk;
 
@@ -263,7 +263,9 @@ VmstateWriter *vmstate_writer_new(BlockDriverState *bs)
 
     bdrv_ref(bs);
     w->bs = bs;
+    bdrv_graph_rdlock_main_loop();
     w->name = g_strdup(bdrv_get_device_or_node_name(bs));
+    bdrv_graph_rdunlock_main_loop();
     w->chunk_size = vmstate_writer_chunk_size(bs);
     w->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     w->max_chunks = VMSTATE_WRITER_MAX_CHUNKS;
@@ -479,7 +481,7 @@ static void coroutine_mixed_fn vmstate_writer_close(VmstateWriter *w,
 
 int coroutine_mixed_fn vmstate_writer_finish(VmstateWriter *w, Error **errp)
 {
-    if (w->cur && w->cur->bytes) {
+    if (w->state == VMSTATE_WRITER_OPEN && w->cur) {
         vmstate_writer_queue_cur(w);
     }
     vmstate_writer_close(w, VMSTATE_WRITER_FINISHING);

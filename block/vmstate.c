@@ -10,7 +10,7 @@
 #include "block/vmstate.h"
 
 /* The node that stores the VM state of @bs, or NULL */
-static BlockDriverState * GRAPH_RDLOCK vmstate_find_node(BlockDriverState *bs)
+static BlockDriverState *GRAPH_RDLOCK vmstate_find_node(BlockDriverState *bs)
 {
     while (bs && bs->drv && !bs->drv->vmstate_ops) {
         bs = bdrv_primary_bs(bs);

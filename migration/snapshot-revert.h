@@ -18,9 +18,9 @@
  * Parameters are those of load_snapshot().
  *
  * On success the VM is in the run state it was in before.  On failure, too, if
- * no disk was reverted: the guest does not notice.  Once a disk was reverted the
- * old memory does not fit the disks any more, so the VM stays stopped, in run
- * state "restore-vm".
+ * no disk was reverted: the guest does not notice.  Once a disk was reverted,
+ * memory does not fit the disks any more, so the VM stays stopped, in run state
+ * "restore-vm".
  *
  * Returns true on success, false with @errp set on failure.
  */

@@ -60,7 +60,7 @@ void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
     }
 }
 
-/* Nothing more is worth writing: end the stream, and let fclose find it ended */
+/* Nothing more is worth writing.  Closing then finds the stream ended. */
 static int snapshot_stream_abort(QEMUFile *f, int ret)
 {
     QIOChannel *ioc = qemu_file_get_ioc(f);

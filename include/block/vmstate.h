@@ -22,13 +22,13 @@
  */
 typedef struct BdrvVmstateOps {
     /* Can @bs take part in a snapshot with VM state at all? */
-    bool GRAPH_RDLOCK_PTR (*check)(BlockDriverState *bs, Error **errp);
+    bool (*check)(BlockDriverState *bs, Error **errp) GRAPH_RDLOCK_PTR;
 
-    int coroutine_fn GRAPH_RDLOCK_PTR (*co_begin_save)(BlockDriverState *bs,
-                                                       Error **errp);
-    void coroutine_fn GRAPH_RDLOCK_PTR (*co_end_save)(BlockDriverState *bs);
-    int coroutine_fn GRAPH_RDLOCK_PTR (*co_release)(BlockDriverState *bs,
-                                                    Error **errp);
+    int coroutine_fn (*co_begin_save)(BlockDriverState *bs, Error **errp)
+        GRAPH_RDLOCK_PTR;
+    void coroutine_fn (*co_end_save)(BlockDriverState *bs) GRAPH_RDLOCK_PTR;
+    int coroutine_fn (*co_release)(BlockDriverState *bs, Error **errp)
+        GRAPH_RDLOCK_PTR;
 } BdrvVmstateOps;
 
 /**
