@@ -318,33 +318,6 @@ static bool GRAPH_RDLOCK qcow2_vmstate_can_trim(BlockDriverState *bs)
            (bs->file->perm & BLK_PERM_RESIZE);
 }
 
-/* Called with s->lock held, the node drained, no VM state request in flight */
-static void coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t floor)
-{
-    int64_t file_size, needed;
-    int ret;
-
-    if (!qcow2_vmstate_can_trim(bs)) {
-        return;
-    }
-    file_size = bdrv_co_getlength(bs->file->bs);
-    if (file_size < 0) {
-        return;
-    }
-    needed = qcow2_vmstate_needed_size(bs, file_size, floor);
-    if (needed == file_size) {
-        return;
-    }
-    /* On disk, too, nothing shall point behind the end */
-    ret = qcow2_flush_caches(bs);
-    if (ret == 0) {
-        ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
-                               NULL);
-    }
-    trace_vmstate_qcow2_trim(bdrv_get_node_name(bs), file_size, needed, ret);
-}
-
 static bool GRAPH_RDLOCK qcow2_vmstate_is_hole(BlockDriverState *bs,
                                                int64_t offset, int64_t end)
 {
@@ -359,6 +332,58 @@ static bool GRAPH_RDLOCK qcow2_vmstate_is_hole(BlockDriverState *bs,
         offset += pnum;
     }
     return true;
+}
+
+/*
+ * Is [@needed, @file_size) of the file what a save left behind that did not get
+ * to its end?  Such a tail ends in a hole of a few steps.  A hole and nothing
+ * else that is larger has been reserved by somebody: it is left alone.
+ *
+ * @trusted: the refcounts say that data in there is unused, and are trusted
+ */
+static bool GRAPH_RDLOCK qcow2_vmstate_is_leftover(BlockDriverState *bs,
+                                                   int64_t needed,
+                                                   int64_t file_size,
+                                                   bool trusted)
+{
+    if (qcow2_vmstate_is_hole(bs->file->bs, needed, file_size)) {
+        return file_size - needed <= 2 * QCOW2_VMSTATE_GROWTH_STEP;
+    }
+    return trusted;
+}
+
+/*
+ * Cut the file to what is needed, but not below @length_before if that is >= 0.
+ * If it is not, only leftovers of a save are cut off.
+ *
+ * Called with s->lock held, the node drained, no VM state request in flight.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t length_before)
+{
+    int64_t file_size, needed;
+    int ret;
+
+    if (!qcow2_vmstate_can_trim(bs)) {
+        return;
+    }
+    file_size = bdrv_co_getlength(bs->file->bs);
+    if (file_size < 0) {
+        return;
+    }
+    needed = qcow2_vmstate_needed_size(bs, file_size, length_before);
+    if (needed == file_size ||
+        (length_before < 0 &&
+         !qcow2_vmstate_is_leftover(bs, needed, file_size, true))) {
+        return;
+    }
+    /* On disk, too, nothing shall point behind the end */
+    ret = qcow2_flush_caches(bs);
+    if (ret == 0) {
+        ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+    }
+    trace_vmstate_qcow2_trim(bdrv_get_node_name(bs), file_size, needed, ret);
 }
 
 void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
@@ -377,13 +402,11 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
     if (file_size < 0) {
         return;
     }
-    needed = qcow2_vmstate_needed_size(bs, file_size, 0);
-    if (needed == file_size) {
-        return;
-    }
+    needed = qcow2_vmstate_needed_size(bs, file_size, -1);
     /* free_cluster_index moves when something is allocated */
-    if (s->free_cluster_index == 0 &&
-        !qcow2_vmstate_is_hole(bs->file->bs, needed, file_size)) {
+    if (needed == file_size ||
+        !qcow2_vmstate_is_leftover(bs, needed, file_size,
+                                   s->free_cluster_index > 0)) {
         return;
     }
     ret = qcow2_flush_caches(bs);
@@ -468,7 +491,7 @@ qcow2_co_vmstate_begin_save(BlockDriverState *bs, Error **errp)
     }
 
     qemu_co_mutex_lock(&s->lock);
-    qcow2_vmstate_co_trim(bs, 0);
+    qcow2_vmstate_co_trim(bs, -1);
     qemu_co_mutex_unlock(&s->lock);
 
     file_size = bdrv_co_getlength(bs->file->bs);

@@ -51,9 +51,10 @@ qcow2_vmstate_grow_file(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
 /**
  * qcow2_vmstate_trim_on_close: Cut off what a crashed save left behind
  *
- * Drops the part of the image file behind the last used cluster, if all of it
- * is a hole, or if clusters have been allocated since the image was opened (so
- * that its refcounts were trusted already).  Best effort.
+ * Drops the part of the image file behind the last used cluster if it is a hole
+ * no larger than what a save would leave, or if it has data and clusters have
+ * been allocated since the image was opened (so that its refcounts were trusted
+ * already).  Best effort.
  *
  * Main loop thread, outside coroutines, before the caches are destroyed.
  */

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "migration/snapshot.h"
 #include "system/runstate.h"
 #include "snapshot-revert.h"
@@ -21,6 +22,7 @@ bool load_snapshot(const char *name, const char *vmstate,
 bool snapshot_revert(const char *name, const char *vmstate, bool has_devices,
                      strList *devices, Error **errp)
 {
+    ERRP_GUARD();
     RunState saved_state = runstate_get();
     bool disks_moved = false;
     bool ok;
@@ -31,6 +33,11 @@ bool snapshot_revert(const char *name, const char *vmstate, bool has_devices,
                               &disks_moved, errp);
     if (ok || !disks_moved) {
         load_snapshot_resume(saved_state);
+    } else {
+        error_prepend(errp, "Disks were reverted to snapshot '%s', but the VM "
+                      "as a whole could not be, so it stays stopped; revert to "
+                      "a snapshot again or reset the VM before continuing: ",
+                      name);
     }
     return ok;
 }

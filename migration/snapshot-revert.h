@@ -20,7 +20,7 @@
  * On success the VM is in the run state it was in before.  On failure, too, if
  * no disk was reverted: the guest does not notice.  Once a disk was reverted,
  * memory does not fit the disks any more, so the VM stays stopped, in run state
- * "restore-vm".
+ * "restore-vm", and the message says what is left to do.
  *
  * Returns true on success, false with @errp set on failure.
  */

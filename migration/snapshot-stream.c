@@ -105,18 +105,6 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
     return MIN(ret, 0);
 }
 
-void snapshot_stream_set_load_error(QEMUFile *f, int ret, const char *name,
-                                    Error **errp)
-{
-    ERRP_GUARD();
-
-    snapshot_stream_set_error(f, ret, "Error while loading VM state", errp);
-    error_prepend(errp, "The disks were reverted to snapshot '%s', but memory "
-                  "and devices could not be, so the VM stays stopped; revert "
-                  "to a snapshot again or reset the VM before continuing: ",
-                  name);
-}
-
 void snapshot_stream_release(BlockDriverState *bs)
 {
     Error *err = NULL;

@@ -56,19 +56,6 @@ void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
                                Error **errp);
 
 /**
- * snapshot_stream_set_load_error: Say why a snapshot could not be loaded
- *
- * @f: the stream, still open
- * @ret: result of loading, as -errno
- * @name: of the snapshot
- *
- * The disks are at the snapshot already, so the text also says what is left to
- * do.
- */
-void snapshot_stream_set_load_error(QEMUFile *f, int ret, const char *name,
-                                    Error **errp);
-
-/**
  * snapshot_stream_release: Free the VM state in the active layer of @bs
  *
  * For VM state that is loaded already or not worth keeping.  No stream may be
