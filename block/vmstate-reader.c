@@ -22,12 +22,12 @@
 #include "qapi/error.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
-#include "qemu/memalign.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
 #include "block/vmstate-reader.h"
 #include "coroutines.h"
+#include "vmstate-buffer.h"
 #include "vmstate-wait.h"
 #include "trace.h"
 
@@ -214,7 +214,7 @@ static int vmstate_reader_alloc_window(VmstateReader *r, Error **errp)
     if (r->size < window) {
         window = QEMU_ALIGN_UP(r->size, VMSTATE_READER_MIN_REQUEST);
     }
-    r->buf = qemu_try_blockalign(r->bs, window);
+    r->buf = vmstate_buffer_try_alloc(r->bs, window);
     if (!r->buf) {
         error_setg_errno(errp, ENOMEM, "Could not allocate a buffer of %zu "
                          "bytes to read VM state from node '%s'",
@@ -369,7 +369,7 @@ void vmstate_reader_free(VmstateReader *r)
                                     r->opened_ns) / SCALE_US);
     }
     vmstate_wait_destroy(&r->wait);
-    qemu_vfree(r->buf);
+    vmstate_buffer_free(r->buf, r->window);
     bdrv_unref(r->bs);
     g_free(r->name);
     g_free(r);

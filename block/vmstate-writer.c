@@ -15,13 +15,13 @@
 #include "qapi/error.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
-#include "qemu/memalign.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "block/aio_task.h"
 #include "block/block_int.h"
 #include "block/vmstate-writer.h"
 #include "coroutines.h"
+#include "vmstate-buffer.h"
 #include "vmstate-wait.h"
 #include "trace.h"
 
@@ -29,6 +29,8 @@
 
 typedef struct VmstateChunk {
     uint8_t *buf;
+    size_t slab_bytes;      /* allocated at @buf, for this and more chunks; 0 if
+                               another chunk's allocation contains @buf */
     int64_t offset;         /* in VM state space */
     size_t bytes;           /* filled so far */
     int64_t queued_ns;
@@ -299,26 +301,35 @@ static void vmstate_writer_queue_cur(VmstateWriter *w)
     vmstate_writer_wake_owner_and_unlock(w);
 }
 
-static VmstateChunk *vmstate_writer_alloc_chunk(VmstateWriter *w)
+/*
+ * Allocate chunks, as many as make one unit of memory, to the idle list.  If
+ * that fails, no more will be allocated.
+ */
+static void vmstate_writer_alloc_chunks(VmstateWriter *w)
 {
-    VmstateChunk *chunk;
-    uint8_t *buf = qemu_try_blockalign(w->bs, w->chunk_size);
+    size_t per_unit = DIV_ROUND_UP(VMSTATE_BUFFER_UNIT, w->chunk_size);
+    size_t i, count = MIN(per_unit, w->max_chunks - w->nb_chunks);
+    uint8_t *slab = vmstate_buffer_try_alloc(w->bs, count * w->chunk_size);
 
-    if (!buf) {
+    if (!slab) {
         /* Go on with what there is, if there is any */
         w->max_chunks = w->nb_chunks;
-        return NULL;
+        return;
     }
-    chunk = g_new0(VmstateChunk, 1);
-    chunk->buf = buf;
-    w->nb_chunks++;
+    w->nb_chunks += count;
 
     QEMU_LOCK_GUARD(&w->wait.lock);
-    w->stats.buffer_bytes += w->chunk_size;
-    return chunk;
+    w->stats.buffer_bytes += count * w->chunk_size;
+    for (i = 0; i < count; i++) {
+        VmstateChunk *chunk = g_new0(VmstateChunk, 1);
+
+        chunk->buf = slab + i * w->chunk_size;
+        chunk->slab_bytes = i == 0 ? count * w->chunk_size : 0;
+        QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+    }
 }
 
-static bool vmstate_writer_has_free_chunk_or_error(void *opaque)
+static bool vmstate_writer_has_idle_chunk_or_error(void *opaque)
 {
     VmstateWriter *w = opaque;
 
@@ -331,7 +342,7 @@ static void coroutine_mixed_fn vmstate_writer_wait_chunk(VmstateWriter *w)
     int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     int64_t stall_ns;
 
-    vmstate_wait(&w->wait, vmstate_writer_has_free_chunk_or_error, w);
+    vmstate_wait(&w->wait, vmstate_writer_has_idle_chunk_or_error, w);
 
     stall_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
     w->stats.stalls++;
@@ -339,24 +350,28 @@ static void coroutine_mixed_fn vmstate_writer_wait_chunk(VmstateWriter *w)
     trace_vmstate_writer_stall(w, w->bytes, stall_ns / SCALE_US);
 }
 
-/* Take a chunk from the idle list; NULL if it is empty or there is an error */
-static VmstateChunk *vmstate_writer_take_free_chunk(VmstateWriter *w)
+/* Take a chunk from the idle list; NULL if there is an error */
+static VmstateChunk *coroutine_mixed_fn
+vmstate_writer_take_chunk(VmstateWriter *w)
 {
     VmstateChunk *chunk;
 
     QEMU_LOCK_GUARD(&w->wait.lock);
-    if (w->nb_chunks == w->max_chunks &&
-        !vmstate_writer_has_free_chunk_or_error(w)) {
+    if (!vmstate_writer_has_idle_chunk_or_error(w)) {
         vmstate_writer_wait_chunk(w);
     }
     if (w->ret < 0) {
         return NULL;
     }
     chunk = QSIMPLEQ_FIRST(&w->idle);
-    if (chunk) {
-        QSIMPLEQ_REMOVE_HEAD(&w->idle, next);
-    }
+    QSIMPLEQ_REMOVE_HEAD(&w->idle, next);
     return chunk;
+}
+
+static bool vmstate_writer_has_idle_chunk(VmstateWriter *w)
+{
+    QEMU_LOCK_GUARD(&w->wait.lock);
+    return !QSIMPLEQ_EMPTY(&w->idle);
 }
 
 /* The stream's first error, or 0 */
@@ -389,18 +404,15 @@ static bool coroutine_mixed_fn vmstate_writer_prepare_cur(VmstateWriter *w)
         return true;
     }
 
-    chunk = vmstate_writer_take_free_chunk(w);
-    while (!chunk) {
-        if (vmstate_writer_get_error(w, NULL) < 0) {
-            return false;
-        }
-        if (w->nb_chunks < w->max_chunks) {
-            chunk = vmstate_writer_alloc_chunk(w);
-        } else if (w->nb_chunks == 0) {
+    if (w->nb_chunks < w->max_chunks && !vmstate_writer_has_idle_chunk(w)) {
+        vmstate_writer_alloc_chunks(w);
+        if (w->nb_chunks == 0) {
             vmstate_writer_set_no_memory(w);
-        } else {
-            chunk = vmstate_writer_take_free_chunk(w);
         }
+    }
+    chunk = vmstate_writer_take_chunk(w);
+    if (!chunk) {
+        return false;
     }
     chunk->offset = w->bytes;
     chunk->bytes = 0;
@@ -504,10 +516,10 @@ void coroutine_mixed_fn vmstate_writer_abort(VmstateWriter *w)
 
 static void vmstate_writer_free_chunk(VmstateChunk *chunk)
 {
-    if (chunk) {
-        qemu_vfree(chunk->buf);
-        g_free(chunk);
+    if (chunk->slab_bytes) {
+        vmstate_buffer_free(chunk->buf, chunk->slab_bytes);
     }
+    g_free(chunk);
 }
 
 void vmstate_writer_free(VmstateWriter *w)
@@ -523,7 +535,9 @@ void vmstate_writer_free(VmstateWriter *w)
 
     /* The owner has ended, so nobody else looks at these any more */
     assert(QSIMPLEQ_EMPTY(&w->queue));
-    vmstate_writer_free_chunk(w->cur);
+    if (w->cur) {
+        vmstate_writer_free_chunk(w->cur);
+    }
     QSIMPLEQ_FOREACH_SAFE(chunk, &w->idle, next, next) {
         vmstate_writer_free_chunk(chunk);
     }

@@ -47,8 +47,9 @@ typedef struct VmstateWriter VmstateWriter;
 /**
  * vmstate_writer_new: Start a stream at VM state offset 0 of @bs
  *
- * Takes a reference to @bs, which vmstate_writer_free() drops.  Buffers are
- * allocated when they are first needed, VMSTATE_WRITER_DEPTH + 1 at most.
+ * Takes a reference to @bs, which vmstate_writer_free() drops.  Buffers for
+ * chunks are allocated when they are first needed, a few at a time and
+ * VMSTATE_WRITER_DEPTH + 1 at most.
  * Nothing is read or written yet.
  *
  * Main loop thread, with the BQL, not in a coroutine.  Never fails; a node
