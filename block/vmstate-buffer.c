@@ -18,7 +18,11 @@ uint8_t *vmstate_buffer_try_alloc(BlockDriverState *bs, size_t size)
     if (!buf) {
         return NULL;
     }
-    assert(align >= bdrv_opt_mem_align(bs));
+    if (align < bdrv_opt_mem_align(bs)) {
+        /* No known driver wants more than a huge page, on any host */
+        qemu_anon_ram_free(buf, size);
+        return NULL;
+    }
     /* Without huge pages it is only slower */
     qemu_madvise(buf, size, QEMU_MADV_HUGEPAGE);
     return buf;

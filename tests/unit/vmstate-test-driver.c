@@ -584,17 +584,32 @@ void vmstate_test_check_drain_waits(VmstateTest *t)
     bdrv_drained_end(t->bs);
 }
 
+bool vmstate_test_in_subprocess(void)
+{
+#if defined(QEMU_SANITIZE_ADDRESS)
+    g_test_skip("AddressSanitizer has its own ideas of memory");
+    return false;
+#elif !defined(CONFIG_LINUX)
+    g_test_skip("no way to limit or measure memory");
+    return false;
+#endif
+    if (g_test_subprocess()) {
+        return true;
+    }
+    g_test_trap_subprocess(NULL, 0, G_TEST_SUBPROCESS_INHERIT_STDERR);
+    g_test_trap_assert_passed();
+    return false;
+}
+
 #ifdef CONFIG_LINUX
-static rlim_t address_space_used(void)
+uint64_t vmstate_test_memory_used(void)
 {
     g_autofree char *statm = NULL;
     const char *end;
     uint64_t pages;
 
-    if (!g_file_get_contents("/proc/self/statm", &statm, NULL, NULL) ||
-        qemu_strtou64(statm, &end, 10, &pages) < 0) {
-        return 0;
-    }
+    g_assert_true(g_file_get_contents("/proc/self/statm", &statm, NULL, NULL));
+    g_assert_cmpint(qemu_strtou64(statm, &end, 10, &pages), ==, 0);
     return pages * qemu_real_host_page_size();
 }
 
@@ -607,17 +622,9 @@ static void set_address_space_limit(rlim_t soft)
     g_assert_cmpint(setrlimit(RLIMIT_AS, &limit), ==, 0);
 }
 
-bool vmstate_test_limit_memory(size_t bytes)
+void vmstate_test_limit_memory(size_t bytes)
 {
-    rlim_t used = address_space_used();
-
-#ifdef QEMU_SANITIZE_ADDRESS
-    return false;           /* takes a failed allocation for a bug */
-#endif
-    if (used) {
-        set_address_space_limit(used + bytes);
-    }
-    return used;
+    set_address_space_limit(vmstate_test_memory_used() + bytes);
 }
 
 void vmstate_test_unlimit_memory(void)
@@ -625,13 +632,19 @@ void vmstate_test_unlimit_memory(void)
     set_address_space_limit(RLIM_INFINITY);
 }
 #else
-bool vmstate_test_limit_memory(size_t bytes)
+uint64_t vmstate_test_memory_used(void)
 {
-    return false;
+    g_assert_not_reached();
+}
+
+void vmstate_test_limit_memory(size_t bytes)
+{
+    g_assert_not_reached();
 }
 
 void vmstate_test_unlimit_memory(void)
 {
+    g_assert_not_reached();
 }
 #endif
 

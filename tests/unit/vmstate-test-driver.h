@@ -205,10 +205,17 @@ void vmstate_test_check_error(int64_t ret, Error *errp, int err,
 void vmstate_test_check_drain_waits(VmstateTest *t);
 
 /*
- * Limit the address space to @bytes more than there is now.  Returns false if
- * that cannot be done here.
+ * For a test that limits or measures memory.  Returns true in a process of its
+ * own; else starts one and returns false when it has passed, or if this cannot
+ * be done here, which skips the test.
  */
-bool vmstate_test_limit_memory(size_t bytes);
+bool vmstate_test_in_subprocess(void);
+
+/* Size of the address space in use, in bytes */
+uint64_t vmstate_test_memory_used(void);
+
+/* Limit the address space to @bytes more than there is now */
+void vmstate_test_limit_memory(size_t bytes);
 void vmstate_test_unlimit_memory(void);
 
 #endif /* TESTS_VMSTATE_TEST_DRIVER_H */
