@@ -1,0 +1,247 @@
+# What the tests of internal snapshots with VM state have in common
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import base64
+import functools
+import json
+import os
+import random
+from typing import Any, Dict, List, Optional, Sequence
+
+import iotests
+from iotests import qemu_img_check, qemu_img_create
+
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# What lies below belongs to the firmware
+RAM_START = 2 * MIB
+
+# RAM is written and read in pieces of this size
+PIECE = 64 * KIB
+
+JOB = 'snapshot-job'
+
+QEMU_IO_FAILURE = '(verification|read|write|flush) failed'
+
+Node = Dict[str, Any]
+
+
+def disk_path(name: str = 'disk') -> str:
+    return os.path.join(iotests.test_dir, f'vmstate-{name}.qcow2')
+
+
+def file_node(path: str, **options: Any) -> Node:
+    return {'driver': 'file', 'filename': path, **options}
+
+
+def faulty(image: Node, rules: Sequence[Node] = (),
+           states: Sequence[Node] = ()) -> Node:
+    """A node between format and @image that fails as @rules say"""
+    node: Node = {'driver': 'blkdebug', 'image': image}
+    if rules:
+        node['inject-error'] = list(rules)
+    if states:
+        node['set-state'] = list(states)
+    return node
+
+
+def after_events(count: int, event: str, state: int) -> List[Node]:
+    """Rules that reach @state, from 1, with event number @count"""
+    if count == 0:
+        return []
+    steps = [state + i for i in range(1, count)]
+    return [{'event': event, 'state': at, 'new_state': to}
+            for at, to in zip([1] + steps, steps + [state])]
+
+
+@functools.lru_cache(maxsize=2048)
+def random_piece(seed: int, address: int) -> str:
+    """Incompressible data, always the same, as base64"""
+    source = random.Random(f'{seed}-{address}')
+    data = source.getrandbits(8 * PIECE).to_bytes(PIECE, 'little')
+    return base64.b64encode(data).decode()
+
+
+class SnapshotVM(iotests.VM):
+    """A VM whose RAM the test writes and whose snapshots it takes"""
+
+    def __init__(self, ram_mib: int = 16, path_suffix: str = ''):
+        super().__init__(path_suffix)
+        self.ram_mib = ram_mib
+        # The log would contain all that is written to RAM
+        self.add_args('-m', str(ram_mib), '-qtest-log', '/dev/null')
+
+    def add_node(self, node: Node) -> None:
+        self.add_args('-blockdev', json.dumps(node))
+
+    def add_disk(self, node: Node, device: str = 'virtio-blk') -> None:
+        """The node gets a device, which lets node_io() write, too"""
+        self.add_node(node)
+        self.add_device(f'{device},drive={node["node-name"]},share-rw=on')
+
+    # RAM
+
+    def ram_pieces(self) -> range:
+        return range(RAM_START, self.ram_mib * MIB, PIECE)
+
+    def fill_ram(self, seed: int) -> None:
+        """Incompressible content, no page like another"""
+        for at in self.ram_pieces():
+            answer = self.qtest(f'b64write {at:#x} {PIECE:#x} '
+                                f'{random_piece(seed, at)}')
+            assert answer.startswith('OK')
+
+    def scribble_ram(self) -> None:
+        size = self.ram_mib * MIB - RAM_START
+        answer = self.qtest(f'memset {RAM_START:#x} {size:#x} 0x5a')
+        assert answer.startswith('OK')
+
+    def ram_is(self, seed: int) -> bool:
+        for at in self.ram_pieces():
+            answer = self.qtest(f'b64read {at:#x} {PIECE:#x}')
+            if answer.split() != ['OK', random_piece(seed, at)]:
+                return False
+        return True
+
+    # Snapshots: each function returns the text of the error, or None
+
+    def snapshot_job(self, command: str, **arguments: Any) -> Optional[str]:
+        self.cmd(command, job_id=JOB, **arguments)
+        self.event_wait('JOB_STATUS_CHANGE',
+                        match={'data': {'id': JOB, 'status': 'concluded'}})
+        job = next(j for j in self.cmd('query-jobs') if j['id'] == JOB)
+        self.cmd('job-dismiss', id=JOB)
+        return job.get('error')
+
+    def save(self, tag: str = 's0', vmstate: str = 'disk',
+             devices: Optional[List[str]] = None) -> Optional[str]:
+        return self.snapshot_job('snapshot-save', tag=tag, vmstate=vmstate,
+                                 devices=devices or [vmstate])
+
+    def load(self, tag: str = 's0', vmstate: str = 'disk',
+             devices: Optional[List[str]] = None) -> Optional[str]:
+        return self.snapshot_job('snapshot-load', tag=tag, vmstate=vmstate,
+                                 devices=devices or [vmstate])
+
+    def delete(self, tag: str = 's0',
+               devices: Optional[List[str]] = None) -> Optional[str]:
+        return self.snapshot_job('snapshot-delete', tag=tag,
+                                 devices=devices or ['disk'])
+
+    def hmp_text(self, command_line: str) -> Optional[str]:
+        """Run an HMP command; what it prints is its error"""
+        text = self.hmp(command_line)['return'].strip()
+        return text or None
+
+    # State
+
+    def status(self) -> str:
+        return self.cmd('query-status')['status']
+
+    def event_names(self) -> List[str]:
+        """Events since the last call"""
+        return [event['event'] for event in self.get_qmp_events(wait=False)]
+
+    def snapshot_entries(self, node: str = 'disk') -> List[Node]:
+        info = self.node_info(node)
+        return info['image'].get('snapshots', [])
+
+    def node_io(self, command: str, node: str = 'disk') -> None:
+        """Run a qemu-io command; quit() sees if reading or writing failed"""
+        answer = self.hmp_qemu_io(node, command)
+        assert answer == {'return': ''}, answer
+
+
+class SnapshotTestCase(iotests.QMPTestCase):
+    """
+    One image called disk and one VM at a time
+
+    Nothing of a test may stay behind, so files and the VM are taken care of by
+    tearDown().
+    """
+
+    ram_mib = 16
+
+    def setUp(self) -> None:
+        self.vm: Optional[SnapshotVM] = None
+        self.disk = disk_path()
+        self.files: List[str] = []
+
+    def tearDown(self) -> None:
+        if self.vm:
+            self.vm.shutdown(hard=True)
+        for path in self.files:
+            iotests.try_remove(path)
+
+    # Images
+
+    def create(self, *options: str, path: Optional[str] = None,
+               size: str = '64M') -> str:
+        """An image with some data at its beginning; @options are for -o"""
+        path = path or self.disk
+        self.files.append(path)
+        args = [arg for option in options for arg in ('-o', option)]
+        qemu_img_create('-f', 'qcow2', *args, path, size)
+        return path
+
+    def qcow2(self, name: str = 'disk', path: Optional[str] = None,
+              file: Optional[Node] = None, **options: Any) -> Node:
+        return {
+            'driver': 'qcow2',
+            'node-name': name,
+            'file': file or file_node(path or self.disk),
+            **options,
+        }
+
+    def assert_sound(self, path: Optional[str] = None,
+                     allocated: Optional[int] = None) -> Node:
+        """No errors, no leaks; the number of allocated clusters as given"""
+        result = qemu_img_check(path or self.disk)
+        for error in ('check-errors', 'corruptions', 'leaks'):
+            self.assertEqual(result.get(error, 0), 0, str(result))
+        if allocated is not None:
+            self.assertEqual(result.get('allocated-clusters', 0), allocated)
+        return result
+
+    def allocated(self, path: Optional[str] = None) -> int:
+        return self.assert_sound(path).get('allocated-clusters', 0)
+
+    # VM
+
+    def new_vm(self) -> SnapshotVM:
+        assert self.vm is None
+        self.vm = SnapshotVM(self.ram_mib)
+        return self.vm
+
+    def launch(self, *disks: Node, paused: bool = False,
+               args: Optional[List[str]] = None) -> SnapshotVM:
+        """Start a VM with @disks, by default just the usual one"""
+        vm = self.new_vm()
+        vm.add_args(*(args or []))
+        if paused:
+            vm.add_paused()
+        for disk in disks or (self.qcow2(),):
+            vm.add_disk(disk)
+        vm.launch()
+        return vm
+
+    def quit(self) -> None:
+        """End the VM properly, which closes its images"""
+        assert self.vm
+        self.vm.shutdown()
+        self.assertEqual(self.vm.exitcode(), 0)
+        self.assertNotRegex(self.vm.get_log(), QEMU_IO_FAILURE)
+        self.vm = None
+
+    def succeed(self, error: Optional[str]) -> None:
+        self.assertIsNone(error)
+
+    def fail_with(self, error: Optional[str], *parts: str,
+                  case: str = '') -> None:
+        """@error is an error whose text has all of @parts"""
+        self.assertIsNotNone(error, f'success, unexpectedly {case}')
+        for part in parts:
+            self.assertIn(part, error, case)
