@@ -1,0 +1,28 @@
+/*
+ * Looking before a snapshot is taken
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_SNAPSHOT_CHECK_H
+#define MIGRATION_SNAPSHOT_CHECK_H
+
+#include "qapi/qapi-builtin-types.h"
+
+/**
+ * snapshot_exists_on_any: Does any of @devices have a snapshot @name?
+ *
+ * bdrv_all_has_snapshot() asks whether all of them have it.  A name that is
+ * taken on some disks only must be refused as well: if the new snapshot failed,
+ * cleaning up by name would delete the old one.
+ *
+ * @has_devices, @devices: as for save_snapshot(); without devices, asks
+ *                         bdrv_all_has_snapshot()
+ *
+ * Main loop thread with the BQL, outside coroutines.  Returns 1 or 0, or -1
+ * with @errp set.
+ */
+int snapshot_exists_on_any(const char *name, bool has_devices,
+                           strList *devices, Error **errp);
+
+#endif /* MIGRATION_SNAPSHOT_CHECK_H */
