@@ -112,7 +112,8 @@ class SnapshotVM(iotests.VM):
         self.cmd(command, job_id=JOB, **arguments)
         self.event_wait('JOB_STATUS_CHANGE',
                         match={'data': {'id': JOB, 'status': 'concluded'}})
-        job = next(j for j in self.cmd('query-jobs') if j['id'] == JOB)
+        jobs: Any = self.cmd('query-jobs')
+        job = next(job for job in jobs if job['id'] == JOB)
         self.cmd('job-dismiss', id=JOB)
         return job.get('error')
 
@@ -139,7 +140,8 @@ class SnapshotVM(iotests.VM):
     # State
 
     def status(self) -> str:
-        return self.cmd('query-status')['status']
+        answer: Any = self.cmd('query-status')
+        return answer['status']
 
     def event_names(self) -> List[str]:
         """Events since the last call"""
@@ -166,7 +168,8 @@ class SnapshotTestCase(iotests.QMPTestCase):
     ram_mib = 16
 
     def setUp(self) -> None:
-        self.vm: Optional[SnapshotVM] = None
+        # A SnapshotVM, or None while there is none
+        self.vm: Any = None
         self.disk = disk_path()
         self.files: List[str] = []
 
@@ -180,7 +183,7 @@ class SnapshotTestCase(iotests.QMPTestCase):
 
     def create(self, *options: str, path: Optional[str] = None,
                size: str = '64M') -> str:
-        """An image with some data at its beginning; @options are for -o"""
+        """An empty image; @options are for -o"""
         path = path or self.disk
         self.files.append(path)
         args = [arg for option in options for arg in ('-o', option)]
@@ -213,8 +216,9 @@ class SnapshotTestCase(iotests.QMPTestCase):
 
     def new_vm(self) -> SnapshotVM:
         assert self.vm is None
-        self.vm = SnapshotVM(self.ram_mib)
-        return self.vm
+        vm = SnapshotVM(self.ram_mib)
+        self.vm = vm
+        return vm
 
     def launch(self, *disks: Node, paused: bool = False,
                args: Optional[List[str]] = None) -> SnapshotVM:
@@ -230,7 +234,6 @@ class SnapshotTestCase(iotests.QMPTestCase):
 
     def quit(self) -> None:
         """End the VM properly, which closes its images"""
-        assert self.vm
         self.vm.shutdown()
         self.assertEqual(self.vm.exitcode(), 0)
         self.assertNotRegex(self.vm.get_log(), QEMU_IO_FAILURE)
@@ -244,4 +247,4 @@ class SnapshotTestCase(iotests.QMPTestCase):
         """@error is an error whose text has all of @parts"""
         self.assertIsNotNone(error, f'success, unexpectedly {case}')
         for part in parts:
-            self.assertIn(part, error, case)
+            self.assertIn(part, error or '', case)
