@@ -70,11 +70,11 @@ void qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
     qcow2_snapshot_drop_refs(bs, sn_l1_table_offset, sn_l1_size);
 }
 
-void qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret)
+void qcow2_snapshot_goto_unclean(BlockDriverState *bs, int ret)
 {
     GLOBAL_STATE_CODE();
 
-    warn_report("Node '%s' was reverted, but clusters that only the old state "
-                "used could not be freed: %s; 'qemu-img check -r leaks' frees "
-                "them", bdrv_get_device_or_node_name(bs), strerror(-ret));
+    warn_report("Node '%s' was reverted, but cleaning up after it failed: %s; "
+                "'qemu-img check -r all' frees what is leaked",
+                bdrv_get_device_or_node_name(bs), strerror(-ret));
 }

@@ -5,7 +5,8 @@
  *
  * All functions run in the main loop with the node drained, outside
  * coroutines.  They are best effort: what they cannot take back is leaked, and
- * "qemu-img check -r leaks" frees it.
+ * "qemu-img check -r leaks" frees it.  That includes references that were taken
+ * by a pass over the tables that itself failed half way.
  */
 
 #ifndef BLOCK_QCOW2_SNAPSHOT_UNDO_H
@@ -40,13 +41,14 @@ qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
                          int sn_l1_size, bool write_failed);
 
 /**
- * qcow2_snapshot_goto_leaked: The revert is done, but cleaning up failed
+ * qcow2_snapshot_goto_unclean: The revert is done, but cleaning up failed
  *
  * @ret: why, as -errno
  *
- * The active L1 table is the snapshot's, on disk and in memory, so this is no
- * failure of the revert.  Warns about the clusters that are leaked.
+ * The active L1 table is the snapshot's, on disk and in memory, and no cluster
+ * is taken for unshared, so this is no failure of the revert.  Warns that
+ * clusters are leaked, or will be copied although nobody shares them.
  */
-void GRAPH_RDLOCK qcow2_snapshot_goto_leaked(BlockDriverState *bs, int ret);
+void GRAPH_RDLOCK qcow2_snapshot_goto_unclean(BlockDriverState *bs, int ret);
 
 #endif /* BLOCK_QCOW2_SNAPSHOT_UNDO_H */

@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/bitmap.h"
+#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
@@ -62,7 +63,8 @@ static void GRAPH_RDLOCK qcow2_vmstate_drop_entries(BlockDriverState *bs,
         uint64_t entry = get_l2_entry(s, l2_slice, i);
         uint64_t offset = entry & L2E_OFFSET_MASK;
 
-        if (qcow2_get_cluster_type(bs, entry) != QCOW2_CLUSTER_NORMAL ||
+        if (has_data_file(bs) ||
+            qcow2_get_cluster_type(bs, entry) != QCOW2_CLUSTER_NORMAL ||
             offset_into_cluster(s, offset)) {
             /* Rare types and damaged entries: let the general code decide */
             qcow2_free_any_cluster(bs, entry, QCOW2_DISCARD_SNAPSHOT);
@@ -124,14 +126,14 @@ static void GRAPH_RDLOCK qcow2_vmstate_drop_slices(Qcow2VmstateTables *t,
                                                    bool cached)
 {
     BDRVQcow2State *s = t->bs->opaque;
-    unsigned i, nb_slices = t->nb_tables * t->slices_per_table;
+    size_t i, nb_slices = (size_t)t->nb_tables * t->slices_per_table;
 
     for (i = 0; i < nb_slices; i++) {
         unsigned table = i / t->slices_per_table;
         unsigned slice = i % t->slices_per_table;
         int ret;
 
-        if (test_bit(i, t->done) || !t->l1_entries[table]) {
+        if (test_bit(i, t->done)) {
             continue;
         }
         if (cached && !qcow2_cache_is_table_offset(
@@ -147,7 +149,7 @@ static void GRAPH_RDLOCK qcow2_vmstate_drop_slices(Qcow2VmstateTables *t,
     }
 }
 
-/* The L1 entries are gone from disk and memory already */
+/* @l1_entries, all in use, are gone from disk and memory already */
 static int GRAPH_RDLOCK qcow2_vmstate_drop_tables(BlockDriverState *bs,
                                                   uint64_t *l1_entries,
                                                   unsigned nb_tables)
@@ -155,7 +157,7 @@ static int GRAPH_RDLOCK qcow2_vmstate_drop_tables(BlockDriverState *bs,
     BDRVQcow2State *s = bs->opaque;
     unsigned slices_per_table = s->l2_size / s->l2_slice_size;
     g_autofree unsigned long *done =
-        bitmap_new((long)nb_tables * slices_per_table);
+        bitmap_try_new((long)nb_tables * slices_per_table);
     Qcow2VmstateTables t = {
         .bs = bs,
         .l1_entries = l1_entries,
@@ -165,6 +167,9 @@ static int GRAPH_RDLOCK qcow2_vmstate_drop_tables(BlockDriverState *bs,
     };
     unsigned i;
 
+    if (!done) {
+        return -ENOMEM;
+    }
     s->cache_discards = true;
 
     /*
@@ -177,10 +182,8 @@ static int GRAPH_RDLOCK qcow2_vmstate_drop_tables(BlockDriverState *bs,
     qcow2_vmstate_drop_slices(&t, false);
 
     for (i = 0; i < nb_tables; i++) {
-        if (l1_entries[i]) {
-            qcow2_free_clusters(bs, l1_entries[i] & L1E_OFFSET_MASK,
-                                s->cluster_size, QCOW2_DISCARD_SNAPSHOT);
-        }
+        qcow2_free_clusters(bs, l1_entries[i] & L1E_OFFSET_MASK,
+                            s->cluster_size, QCOW2_DISCARD_SNAPSHOT);
     }
 
     s->cache_discards = false;
@@ -188,7 +191,7 @@ static int GRAPH_RDLOCK qcow2_vmstate_drop_tables(BlockDriverState *bs,
     return t.ret;
 }
 
-/* Clear the last @count entries of the active L1 table on disk, durably */
+/* Clear the active L1 table from entry @first on, on disk, durably */
 static int GRAPH_RDLOCK qcow2_vmstate_clear_l1(BlockDriverState *bs, int first,
                                                int count)
 {
@@ -208,35 +211,69 @@ static int GRAPH_RDLOCK qcow2_vmstate_clear_l1(BlockDriverState *bs, int first,
     return bdrv_pwrite_sync(bs->file, offset, count * L1E_SIZE, zeroes, 0);
 }
 
+/*
+ * Collect the L1 entries in use from @first on in @l1_entries, which is large
+ * enough.  Returns their number, or -EIO if one of them cannot be right.
+ */
+static int GRAPH_RDLOCK qcow2_vmstate_collect_l1(BlockDriverState *bs,
+                                                 int first,
+                                                 uint64_t *l1_entries)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int i, nb_tables = 0;
+
+    for (i = first; i < s->l1_size; i++) {
+        uint64_t l2_offset = s->l1_table[i] & L1E_OFFSET_MASK;
+
+        if (!s->l1_table[i]) {
+            continue;
+        }
+        if (!l2_offset || offset_into_cluster(s, l2_offset)) {
+            qcow2_signal_corruption(bs, false, -1, -1, "L2 table offset 0x%"
+                                    PRIx64 " invalid (L1 index: 0x%x)",
+                                    l2_offset, i);
+            return -EIO;
+        }
+        l1_entries[nb_tables++] = s->l1_table[i];
+    }
+    return nb_tables;
+}
+
 int qcow2_vmstate_release(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     int first = s->l1_vm_state_index;
     int count = s->l1_size - first;
     g_autofree uint64_t *l1_entries = NULL;
-    unsigned nb_tables = 0;
-    int i, ret;
+    int nb_tables, ret;
 
-    for (i = 0; i < count; i++) {
-        nb_tables += !!s->l1_table[first + i];
-    }
-    if (nb_tables == 0) {
+    if (count <= 0) {
         return 0;
     }
-
     l1_entries = g_try_new(uint64_t, count);
     if (!l1_entries) {
         return -ENOMEM;
     }
-    memcpy(l1_entries, &s->l1_table[first], count * L1E_SIZE);
+    nb_tables = qcow2_vmstate_collect_l1(bs, first, l1_entries);
+    if (nb_tables <= 0) {
+        return nb_tables;
+    }
 
     ret = qcow2_vmstate_clear_l1(bs, first, count);
-    if (ret == 0) {
-        memset(&s->l1_table[first], 0, count * L1E_SIZE);
-        ret = qcow2_vmstate_drop_tables(bs, l1_entries, count);
+    if (ret < 0) {
+        trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
+        return ret;
     }
+    memset(&s->l1_table[first], 0, count * L1E_SIZE);
+
+    ret = qcow2_vmstate_drop_tables(bs, l1_entries, nb_tables);
     trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
-    return ret;
+    if (ret < 0) {
+        warn_report("Some clusters of old VM state in node '%s' could not be "
+                    "freed: %s; 'qemu-img check -r leaks' frees them",
+                    bdrv_get_device_or_node_name(bs), strerror(-ret));
+    }
+    return 0;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -318,38 +355,37 @@ static bool GRAPH_RDLOCK qcow2_vmstate_can_trim(BlockDriverState *bs)
            (bs->file->perm & BLK_PERM_RESIZE);
 }
 
-static bool GRAPH_RDLOCK qcow2_vmstate_is_hole(BlockDriverState *bs,
-                                               int64_t offset, int64_t end)
+/* Where the last data in [@offset, @end) ends; @offset if all is a hole */
+static int64_t GRAPH_RDLOCK qcow2_vmstate_data_end(BlockDriverState *bs,
+                                                   int64_t offset, int64_t end)
 {
+    int64_t data_end = offset;
+
     while (offset < end) {
         int64_t pnum;
         int ret = bdrv_block_status(bs, offset, end - offset, &pnum, NULL,
                                     NULL);
 
-        if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || pnum == 0) {
-            return false;
+        if (ret < 0 || pnum == 0) {
+            return end;
         }
         offset += pnum;
+        if (!(ret & BDRV_BLOCK_ZERO)) {
+            data_end = offset;
+        }
     }
-    return true;
+    return data_end;
 }
 
 /*
- * Is [@needed, @file_size) of the file what a save left behind that did not get
- * to its end?  Such a tail ends in a hole of a few steps.  A hole and nothing
- * else that is larger has been reserved by somebody: it is left alone.
- *
- * @trusted: the refcounts say that data in there is unused, and are trusted
+ * Does a file of @file_size bytes, whose last data ends at @data_end, look like
+ * what a save left behind that did not get to its end?  It then ends in a hole
+ * of a few steps.  A larger one has been reserved by somebody.
  */
-static bool GRAPH_RDLOCK qcow2_vmstate_is_leftover(BlockDriverState *bs,
-                                                   int64_t needed,
-                                                   int64_t file_size,
-                                                   bool trusted)
+static bool qcow2_vmstate_is_leftover(int64_t data_end, int64_t file_size)
 {
-    if (qcow2_vmstate_is_hole(bs->file->bs, needed, file_size)) {
-        return file_size - needed <= 2 * QCOW2_VMSTATE_GROWTH_STEP;
-    }
-    return trusted;
+    return data_end < file_size &&
+           file_size - data_end <= 2 * QCOW2_VMSTATE_GROWTH_STEP;
 }
 
 /*
@@ -372,9 +408,12 @@ qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t length_before)
         return;
     }
     needed = qcow2_vmstate_needed_size(bs, file_size, length_before);
-    if (needed == file_size ||
-        (length_before < 0 &&
-         !qcow2_vmstate_is_leftover(bs, needed, file_size, true))) {
+    if (needed == file_size) {
+        return;
+    }
+    if (length_before < 0 && !qcow2_vmstate_is_leftover(
+            qcow2_vmstate_data_end(bs->file->bs, needed, file_size),
+            file_size)) {
         return;
     }
     /* On disk, too, nothing shall point behind the end */
@@ -394,8 +433,8 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
 
     GLOBAL_STATE_CODE();
 
-    if ((s->flags & BDRV_O_INACTIVE) || !bdrv_is_writable(bs) ||
-        !qcow2_vmstate_can_trim(bs)) {
+    if ((s->flags & (BDRV_O_INACTIVE | BDRV_O_CHECK)) ||
+        !bdrv_is_writable(bs) || !qcow2_vmstate_can_trim(bs)) {
         return;
     }
     file_size = bdrv_getlength(bs->file->bs);
@@ -403,10 +442,8 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
         return;
     }
     needed = qcow2_vmstate_needed_size(bs, file_size, -1);
-    /* free_cluster_index moves when something is allocated */
-    if (needed == file_size ||
-        !qcow2_vmstate_is_leftover(bs, needed, file_size,
-                                   s->free_cluster_index > 0)) {
+    needed = qcow2_vmstate_data_end(bs->file->bs, needed, file_size);
+    if (!qcow2_vmstate_is_leftover(needed, file_size)) {
         return;
     }
     ret = qcow2_flush_caches(bs);
@@ -423,9 +460,14 @@ qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
 {
     int64_t target = ROUND_UP(end, QCOW2_VMSTATE_GROWTH_STEP) +
                      QCOW2_VMSTATE_GROWTH_STEP;
-    int64_t from = growth->file_end;
+    int64_t from = bdrv_co_getlength(bs->file->bs);
     int ret;
 
+    if (from >= target) {
+        /* Writes of metadata extend the file, too: never cut it here */
+        qatomic_set_i64(&growth->file_end, from);
+        return;
+    }
     ret = bdrv_co_truncate(bs->file, target, false, PREALLOC_MODE_OFF, 0, NULL);
     if (ret < 0) {
         qatomic_set(&growth->refused, true);

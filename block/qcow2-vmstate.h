@@ -28,9 +28,9 @@ extern const BdrvVmstateOps qcow2_vmstate_ops;
  *
  * In or outside coroutines; with s->lock held, or with the node drained.
  *
- * Returns 0 or -errno.  If clearing the L1 entries failed, the VM state is
- * still there.  If dropping references failed, the rest has been dropped, and
- * the clusters concerned are leaked.
+ * Returns 0, or -errno with the VM state still there: its L1 entries are
+ * damaged or could not be cleared.  Clusters that cannot be freed afterwards
+ * are leaked, with a warning.
  */
 int GRAPH_RDLOCK qcow2_vmstate_release(BlockDriverState *bs);
 
@@ -51,10 +51,10 @@ qcow2_vmstate_grow_file(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
 /**
  * qcow2_vmstate_trim_on_close: Cut off what a crashed save left behind
  *
- * Drops the part of the image file behind the last used cluster if it is a hole
- * no larger than what a save would leave, or if it has data and clusters have
- * been allocated since the image was opened (so that its refcounts were trusted
- * already).  Best effort.
+ * Cuts off the hole at the end of the image file if there is no used cluster in
+ * it and it is no larger than what a save leaves.  Data in front of it that no
+ * refcount covers is left alone, as the refcounts may be what is wrong; it goes
+ * with the next save.  Best effort.
  *
  * Main loop thread, outside coroutines, before the caches are destroyed.
  */

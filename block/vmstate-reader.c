@@ -98,8 +98,8 @@ static size_t vmstate_reader_plan(VmstateReader *r)
     bytes = MIN(bytes, r->size - r->end);
     if (!QEMU_IS_ALIGNED(r->end, VMSTATE_READER_MIN_REQUEST)) {
         /* After a seek: get the following requests aligned */
-        bytes = MIN(bytes, QEMU_ALIGN_UP(r->end, VMSTATE_READER_MIN_REQUEST) -
-                           r->end);
+        bytes = MIN(bytes, VMSTATE_READER_MIN_REQUEST -
+                           r->end % VMSTATE_READER_MIN_REQUEST);
     }
     return bytes <= room ? bytes : 0;
 }

@@ -29,8 +29,7 @@
 
 typedef struct VmstateChunk {
     uint8_t *buf;
-    size_t slab_bytes;      /* allocated at @buf, for this and more chunks; 0 if
-                               another chunk's allocation contains @buf */
+    size_t slab_bytes;      /* allocated at @buf, for more chunks too; or 0 */
     int64_t offset;         /* in VM state space */
     size_t bytes;           /* filled so far */
     int64_t queued_ns;
@@ -378,8 +377,8 @@ static bool vmstate_writer_has_idle_chunk(VmstateWriter *w)
 static int vmstate_writer_get_error(VmstateWriter *w, Error **errp)
 {
     QEMU_LOCK_GUARD(&w->wait.lock);
-    if (w->ret < 0 && errp) {
-        *errp = error_copy(w->err);
+    if (w->ret < 0) {
+        error_propagate(errp, error_copy(w->err));
     }
     return w->ret;
 }

@@ -9,21 +9,22 @@
 #include "block/block_int.h"
 #include "block/vmstate.h"
 
-/* The node that stores the VM state of @bs, or NULL */
+/* The node that stores the VM state of @bs, if it has callbacks, or NULL */
 static BlockDriverState *GRAPH_RDLOCK vmstate_find_node(BlockDriverState *bs)
 {
-    while (bs && bs->drv && !bs->drv->vmstate_ops) {
+    while (bs && bs->drv && !bs->drv->bdrv_co_save_vmstate) {
         bs = bdrv_primary_bs(bs);
     }
-    return bs && bs->drv ? bs : NULL;
+    return bs && bs->drv && bs->drv->vmstate_ops ? bs : NULL;
 }
 
 bool bdrv_vmstate_check(BlockDriverState *bs, Error **errp)
 {
-    BlockDriverState *vm_bs = vmstate_find_node(bs);
+    BlockDriverState *vm_bs;
 
     GLOBAL_STATE_CODE();
 
+    vm_bs = vmstate_find_node(bs);
     if (!vm_bs || !vm_bs->drv->vmstate_ops->check) {
         return true;
     }

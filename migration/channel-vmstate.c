@@ -96,16 +96,18 @@ qio_channel_vmstate_seek(QIOChannel *ioc, off_t offset, int whence,
     }
     pos = vioc->reader ? vmstate_reader_tell(vioc->reader)
                        : vmstate_writer_bytes(vioc->writer);
-    if (whence == SEEK_CUR) {
-        offset += pos;
-    } else if (whence == SEEK_END) {
+    if (whence == SEEK_END) {
         error_setg(errp, "VM state channel cannot seek from the end");
         return -1;
     }
-
+    if (whence == SEEK_CUR && offset <= INT64_MAX - pos) {
+        offset += pos;
+    } else if (whence == SEEK_CUR) {
+        offset = -1;
+    }
     if (offset < 0) {
-        error_setg(errp, "VM state channel cannot seek to %" PRId64,
-                   (int64_t)offset);
+        error_setg(errp, "VM state channel cannot seek there from %" PRId64,
+                   pos);
         return -1;
     }
     if (vioc->reader) {

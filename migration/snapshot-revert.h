@@ -19,8 +19,8 @@
  *
  * On success the VM is in the run state it was in before.  On failure, too, if
  * no disk was reverted: the guest does not notice.  Once a disk was reverted,
- * memory does not fit the disks any more, so the VM stays stopped, in run state
- * "restore-vm", and the message says what is left to do.
+ * memory does not fit the disks any more, so the VM stays stopped ("restore-vm"
+ * if it was running), and the message says what is left to do.
  *
  * Returns true on success, false with @errp set on failure.
  */

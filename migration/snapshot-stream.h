@@ -29,7 +29,7 @@ QEMUFile *snapshot_stream_open_output(BlockDriverState *bs);
  *
  * On return no request is in flight.  On success the whole stream is on stable
  * storage.  Returns @ret if it is an error already (@errp is left alone then),
- * 0, or the error of writing as -errno with @errp set.
+ * 0, or a negative value with @errp set.
  */
 int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
                                  Error **errp);

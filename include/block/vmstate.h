@@ -18,7 +18,10 @@
 /**
  * BdrvVmstateOps: callbacks of a format driver that stores VM state
  *
- * All are optional; a missing one does nothing and succeeds.
+ * All are optional; a missing one does nothing and succeeds.  They are called
+ * as the function of the same name below is, on the node that stores the VM
+ * state itself, and take what locks of the driver they need.  @co_begin_save
+ * either begins or leaves nothing behind; @co_end_save is only called after it.
  */
 typedef struct BdrvVmstateOps {
     /* Can @bs take part in a snapshot with VM state at all? */
@@ -62,7 +65,8 @@ bdrv_vmstate_begin_save(BlockDriverState *bs, Error **errp);
  *
  * Takes back what the driver prepared.  Neither keeps nor releases the VM state
  * itself.  Cannot fail: what cannot be taken back now is taken back by the next
- * save, or when the node is closed.  Same conditions as at the beginning.
+ * save, or when the node is closed.  Same conditions as at the beginning.  Does
+ * nothing for a node that has lost its medium meanwhile.
  */
 void coroutine_fn GRAPH_RDLOCK bdrv_co_vmstate_end_save(BlockDriverState *bs);
 void co_wrapper_bdrv_rdlock bdrv_vmstate_end_save(BlockDriverState *bs);
