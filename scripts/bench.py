@@ -11,66 +11,36 @@ through QMP.  At the end the guest verifies its memory.  Prints the medians of
 all rounds for each save in the row; --json writes the raw runs.
 """
 
-import argparse
-import importlib
-import json
-import os
-from pathlib import Path
 import statistics
-import subprocess
 import sys
-import tempfile
 
 # Also keeps QEMU's source tree as it is
 sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
-from vmsnap import storage  # noqa: E402
-from vmsnap.status import Status  # noqa: E402
+from vmsnap import command, preflight, storage  # noqa: E402
+from vmsnap.command import BUILD  # noqa: E402
 
-TOP = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get('QFS_BUILD_DIR', TOP / 'build'))
 MIB = 1 << 20
 QEMUS = ('stock', 'patched')
 SEED = 1
 
-
-def at_least_one(text):
-    """A whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+# Room for what is no machine state
+SPACE_BASE = 1 << 30
 
 
 def parse_options():
     """The command line."""
-    parser = argparse.ArgumentParser(prog='bench',
-                                     description=__doc__.split('\n')[1])
-    parser.add_argument('--ram', type=at_least_one, default=1024,
+    parser = command.Parser(prog='scripts/bench',
+                            description=__doc__.strip().splitlines()[0])
+    parser.add_argument('--ram', type=command.count, default=1024,
                         metavar='MIB', help='guest memory in MiB (%(default)s)')
-    parser.add_argument('--saves', type=at_least_one, default=10,
+    parser.add_argument('--saves', type=command.count, default=10,
                         metavar='N', help='saves in a row (%(default)s)')
-    parser.add_argument('--rounds', type=at_least_one, default=1,
+    parser.add_argument('--rounds', type=command.count, default=1,
                         metavar='N', help='paired runs (%(default)s)')
-    parser.add_argument('--cache', default='none',
-                        help='cache mode (%(default)s)')
-    parser.add_argument('--aio', default='native',
-                        help='kind of asynchronous I/O (%(default)s)')
-    parser.add_argument('--dir', type=Path, default=BUILD,
-                        help='where the images are (build/)')
-    parser.add_argument('--json', type=Path, help='write the raw runs here')
-    return parser.parse_args()
-
-
-def run_script(*command):
-    """Run one of the project's scripts; it says itself what went wrong."""
-    done = subprocess.run([str(word) for word in command], check=False,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          text=True)
-    if done.returncode:
-        sys.exit(1)
-    return done.stdout.strip()
+    command.add_options(parser, 'bench')
+    return command.parse(parser)
 
 
 def row_of_saves(machine, vm, options, note):
@@ -94,23 +64,16 @@ def row_of_saves(machine, vm, options, note):
         raise machine.VerifyError(f'{vm.label}: not all memory was verified')
 
 
-def measure(machine, options, guest, qemu, note):
-    """One row of saves in a new image, which must be clean afterwards."""
+def measure(machine, options, config, qemu, note):
+    """Yield a row of saves in a new image, which must be clean afterwards."""
     tree = BUILD / qemu
-    with tempfile.TemporaryDirectory(prefix='bench-',
-                                     dir=options.dir) as folder:
-        folder = Path(folder)
-        image = storage.Image(folder / 'disk.qcow2', tree / 'qemu-img')
-        image.create('8G')
-        config = machine.VMConfig(guest=guest, log_dir=folder,
-                                  ram=options.ram * MIB, cache=options.cache,
-                                  aio=options.aio)
-        with machine.VM(tree / 'qemu-system-x86_64', image, config,
-                        qemu) as vm:
-            runs = list(row_of_saves(machine, vm, options, note))
-            vm.quit()
-        image.check()
-    return runs
+    image = storage.Image(config.log_dir / 'disk.qcow2', tree / 'qemu-img')
+    image.create('8G')
+    with machine.VM(tree / 'qemu-system-x86_64', image, config, qemu) as vm:
+        yield from row_of_saves(machine, vm, options, note)
+        vm.quit()
+    image.check()
+    image.remove()
 
 
 def print_table(runs, saves):
@@ -130,30 +93,35 @@ def print_table(runs, saves):
               f"{median('patched', number, 'load_seconds'):12.2f}")
 
 
-def main():
-    """Return the exit code."""
-    options = parse_options()
-    run_script(TOP / 'scripts' / 'setup')
-    guest = Path(run_script(TOP / 'tests' / 'guest' / 'make-guest'))
-    machine = importlib.import_module('vmsnap.machine')
-    status = Status()
-    runs = []
-    try:
+def check_before(options):
+    """Refuse now what would fail in half an hour."""
+    if storage.is_direct(options.cache):
+        storage.check_direct_io(options.dir)
+    ram = options.ram * MIB
+    preflight.check_space(options.dir, (options.saves + 1) * ram + SPACE_BASE,
+                          preflight.build_space())
+    preflight.check_memory(ram)
+
+
+def run_bench(options, status, record):
+    """All rounds and the table; @record is what --json gets."""
+    record['options'] = {key: str(value) for key, value
+                         in vars(options).items() if key not in ('json', 'dir')}
+    runs = record['runs'] = []
+    with command.work_folder(options.dir, 'bench') as folder:
+        check_before(options)
+        command.set_up()
+        machine = command.import_machine()
+        config = machine.VMConfig(guest=command.make_guest(), log_dir=folder,
+                                  ram=options.ram * MIB, cache=options.cache,
+                                  aio=options.aio)
         for number in range(1, options.rounds + 1):
             for qemu in QEMUS:
-                for run in measure(machine, options, guest, qemu, status.note):
+                for run in measure(machine, options, config, qemu,
+                                   status.note):
                     runs.append({'round': number, 'qemu': qemu, **run})
-    except (machine.VMError, storage.StorageError, OSError) as error:
-        status.note(f'error: {error}')
-        return 1
     print_table(runs, options.saves)
-    if options.json:
-        settings = {key: str(value) for key, value in vars(options).items()
-                    if key not in ('json', 'dir')}
-        options.json.write_text(json.dumps({'options': settings, 'runs': runs},
-                                           indent=1) + '\n', encoding='utf-8')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command.run('bench', run_bench, parse_options()))

@@ -10,31 +10,21 @@ verifies every byte from inside the guest and prints a table.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
-import importlib
-import json
 import os
 from pathlib import Path
 import platform
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 
 # Also keeps QEMU's source tree as it is
 sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
-from vmsnap import report, storage, trace  # noqa: E402
+from vmsnap import command, preflight, report, storage, trace  # noqa: E402
+from vmsnap.command import BUILD, CommandError  # noqa: E402
 from vmsnap.report import PATCHED, STOCK  # noqa: E402
-from vmsnap.status import Status  # noqa: E402
-
-TOP = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get('QFS_BUILD_DIR', TOP / 'build'))
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -48,14 +38,9 @@ DISK_DATA = 16 * MIB
 # Three snapshots in each of the two images, fio's file, and room for the rest
 SPACE_PER_RAM = 7
 SPACE_BASE = 1 * GIB
-# What a QEMU process takes on top of its guest's memory
-QEMU_MEMORY = 512 * MIB
 
 # A guest that KVM can run comes up in one or two
 KVM_PROBE_SECONDS = 10
-
-# What ends the demo before its time
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # The snapshot that the other QEMU reverts to
 KEPT = 'kept'
@@ -63,22 +48,7 @@ KEPT = 'kept'
 machine = None      # vmsnap.machine, once QEMU's modules are there
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the text says why in one sentence."""
-
-
-class Interrupted(Exception):
-    """Somebody wants the demo to end."""
-
-
 # The command line
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message):
-        self.exit(2, f'error: {message}\n')
-
 
 def ram_size(text):
     """2G, 512M or, as with QEMU's -m, a number of MiB."""
@@ -93,36 +63,20 @@ def ram_size(text):
     return size
 
 
-def round_count(text):
-    """A number of at least one."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f'{text} is no number of rounds: use 1 or more')
-    return int(text)
-
-
 def make_parser():
     """All options."""
-    parser = Parser(prog='demo', description=__doc__.strip().splitlines()[0])
+    parser = command.Parser(prog='scripts/demo',
+                            description=__doc__.strip().splitlines()[0])
     parser.add_argument('--ram', type=ram_size, default='2G', metavar='SIZE',
                         help="the guest's memory (default 2G)")
-    parser.add_argument('--rounds', type=round_count, default=3, metavar='N',
+    parser.add_argument('--rounds', type=command.count, default=3, metavar='N',
                         help='paired runs, stock then patched (default 3)')
-    parser.add_argument('--cache', choices=list(storage.CACHE_MODES),
-                        default='none', help='cache mode (default none)')
-    parser.add_argument('--aio', choices=storage.AIO_MODES,
-                        help='how QEMU does asynchronous I/O (default native,'
-                             ' or threads where the cache mode excludes it)')
+    command.add_options(parser, 'demo')
     parser.add_argument('--accel', choices=('auto', 'kvm', 'tcg'),
                         default='auto',
                         help='auto (default): KVM where it runs the guest')
-    parser.add_argument('--dir', type=Path, metavar='DIR',
-                        default=BUILD / 'demo',
-                        help='folder for images (default build/demo)')
     parser.add_argument('--qemu-src', type=Path, metavar='DIR',
                         help='use this QEMU source tree, not the release')
-    parser.add_argument('--json', type=Path, metavar='FILE',
-                        help='also write all figures to FILE')
     for name in QEMUS:
         parser.add_argument(f'--{name}', type=Path, metavar='DIR',
                             help=f'build tree to use as the {name} QEMU; '
@@ -133,112 +87,51 @@ def make_parser():
 def parse_options():
     """The command line, checked as far as that is possible now."""
     parser = make_parser()
-    options = parser.parse_args()
-    direct = storage.is_direct(options.cache)
-    if options.aio is None:
-        options.aio = 'native' if direct else 'threads'
-    if options.aio == 'native' and not direct:
-        parser.error(f'--aio native needs O_DIRECT, which --cache '
-                     f'{options.cache} does not use: take --aio io_uring or '
-                     'threads, or --cache none')
+    options = command.parse(parser)
     if options.qemu_src and not (options.qemu_src / 'configure').is_file():
-        parser.error(f'--qemu-src: {options.qemu_src} is no QEMU source tree')
-    if options.json and not (os.access(options.json.parent, os.W_OK)
-                             and not options.json.is_dir()):
-        parser.error(f'--json: {options.json} cannot be written')
+        parser.refuse(f'--qemu-src: {options.qemu_src} is no QEMU source '
+                      'tree')
     return options
 
 
 # Set-up
 
-def run_step(command, what):
-    """Run one of the project's scripts, which explain themselves."""
-    try:
-        done = subprocess.run([str(word) for word in command], check=False,
-                              stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, text=True)
-    except OSError as err:
-        raise DemoError(f'{what}: {err}') from err
-    if done.returncode:
-        raise DemoError(f'{what}, see above')
-    return done.stdout.strip()
+def check_before(options):
+    """Refuse now what would fail in half an hour."""
+    problem = preflight.kvm_problem() if options.accel == 'kvm' else None
+    if problem:
+        raise CommandError(f'--accel kvm: {problem}: use --accel tcg to do '
+                           'without')
+    for name in QEMUS:
+        tree = getattr(options, name)
+        if tree:
+            check_tree(tree)
+    if storage.is_direct(options.cache):
+        storage.check_direct_io(options.dir)
+    preflight.check_space(options.dir,
+                          SPACE_PER_RAM * options.ram + SPACE_BASE,
+                          preflight.build_space() if sets_up(options) else 0)
+    preflight.check_memory(options.ram)
+
+
+def check_tree(tree):
+    """Raise CommandError when @tree is no build tree of QEMU."""
+    for program in ('qemu-system-x86_64', 'qemu-img'):
+        if not (tree / program).is_file():
+            raise CommandError(f'there is no {program} in {tree}')
+
+
+def sets_up(options):
+    """Whether there are trees to build."""
+    return not (options.stock and options.patched)
 
 
 def set_up(options):
     """Build what is not there; return the build trees by name."""
-    trees = {name: getattr(options, name) or BUILD / name for name in QEMUS}
-    if not (options.stock and options.patched):
-        command = [TOP / 'scripts' / 'setup']
-        if options.qemu_src:
-            command += ['--qemu-src', options.qemu_src.resolve()]
-        run_step(command, 'setting up did not succeed')
-    for tree in trees.values():
-        for program in ('qemu-system-x86_64', 'qemu-img'):
-            if not (tree / program).is_file():
-                raise DemoError(f'there is no {program} in {tree}')
-    return trees
-
-
-def make_guest():
-    """The folder with the guest's kernel and initramfs."""
-    return Path(run_step([TOP / 'tests' / 'guest' / 'make-guest'],
-                         'making the guest did not succeed'))
-
-
-def import_machine():
-    """vmsnap.machine stands on modules that set_up() fetches."""
-    global machine  # pylint: disable=global-statement
-    try:
-        machine = importlib.import_module('vmsnap.machine')
-    except ImportError as err:
-        raise DemoError(str(err)) from err
-
-
-def check_room(options):
-    """Refuse now what would fail in half an hour."""
-    needed = SPACE_PER_RAM * options.ram + SPACE_BASE
-    free = storage.free_space(options.dir)
-    if free < needed:
-        raise DemoError(f'{options.dir} has {free / GIB:.1f} GiB free and '
-                        f'{needed / GIB:.1f} are needed: name another folder '
-                        'with --dir, or use a smaller --ram')
-    available = host_memory('MemAvailable')
-    if available < options.ram + QEMU_MEMORY:
-        raise DemoError(f'this machine has {available / GIB:.1f} GiB of '
-                        'memory available, too little for a guest of '
-                        f'{options.ram / GIB:.1f}: use a smaller --ram')
-    if storage.is_direct(options.cache):
-        storage.check_direct_io(options.dir)
-
-
-def host_memory(key):
-    """An entry of /proc/meminfo in bytes."""
-    text = Path('/proc/meminfo').read_text(encoding='ascii')
-    return int(re.search(rf'^{key}:\s+(\d+)', text, re.M)[1]) * 1024
-
-
-def remove_leftovers(folder):
-    """What a killed demo could not remove itself."""
-    for left in folder.glob('demo-*-*'):
-        owner = left.name.split('-')[1]
-        if owner.isdecimal() and not Path('/proc', owner).exists():
-            shutil.rmtree(left, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def work_folder(folder):
-    """A folder that is gone afterwards."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        path = tempfile.mkdtemp(prefix=f'demo-{os.getpid()}-', dir=folder)
-    except OSError as err:
-        raise DemoError(f'--dir: {folder} cannot be used: '
-                        f'{err.strerror}') from err
-    try:
-        yield Path(path)
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    if sets_up(options):
+        source = options.qemu_src
+        command.set_up(*(['--qemu-src', source.resolve()] if source else []))
+    return {name: getattr(options, name) or BUILD / name for name in QEMUS}
 
 
 # The runs
@@ -255,7 +148,7 @@ class Demo:
         self.runs = []
         self.ceilings = []
         self.interchanges = []
-        self.peaks = {}
+        self.peaks = dict.fromkeys(('saving', 'reverting'))
         self.round = 0
         # (seed, size of the guest's memory) of the snapshot that is kept
         self._kept = {}
@@ -286,12 +179,14 @@ class Demo:
         """Try KVM where the user leaves it to us."""
         if self.options.accel != 'auto':
             self.config.accel = self.options.accel
-        elif not os.access('/dev/kvm', os.R_OK | os.W_OK):
-            self.status.note('No access to /dev/kvm: using TCG')
-        elif self._kvm_works():
-            self.config.accel = 'kvm'
+            return
+        problem = preflight.kvm_problem()
+        if not problem and not self._kvm_works():
+            problem = 'KVM does not run the guest here'
+        if problem:
+            self.status.note(f'{problem}: using TCG')
         else:
-            self.status.note('KVM does not run the guest here: using TCG')
+            self.config.accel = 'kvm'
 
     def _kvm_works(self):
         config = dataclasses.replace(self.config, accel='kvm',
@@ -411,7 +306,7 @@ class Demo:
     def _note_peaks(self, log):
         for what, peak in trace.buffer_peaks(log).items():
             if peak is not None:
-                self.peaks[what] = max(peak, self.peaks.get(what, 0))
+                self.peaks[what] = max(peak, self.peaks[what] or 0)
 
     def interchange(self, writer, reader):
         """@reader reverts to a snapshot that @writer took."""
@@ -469,7 +364,7 @@ def describe_machine(options, trees, config):
     """Where the figures come from."""
     return {
         'cpu': cpu_model(), 'cpus': os.cpu_count(),
-        'memory': host_memory('MemTotal'),
+        'memory': preflight.host_memory('MemTotal'),
         'kernel': platform.release(),
         'file_system': storage.file_system(options.dir),
         'accel': config.accel,
@@ -487,8 +382,7 @@ def headline(options, host):
         'incompressible data',
         f"cache={options.cache}, aio={options.aio}, {host['file_system']}, "
         f"{host['cpus']} CPUs, Linux {host['kernel']}",
-        f'medians of {options.rounds} paired round(s); lowest and highest '
-        'in brackets',
+        report.rounds_line(options.rounds),
     ]
 
 
@@ -509,87 +403,40 @@ def print_results(demo, summary, host):
           'All images are clean.')
 
 
-def write_json(path, demo, summary, host):
-    """The same and every single run, for a program."""
-    options = demo.options
-    everything = {
+def new_record(options):
+    """What --json begins with."""
+    return {
         'format': 1,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec='seconds'),
         'options': {'ram': options.ram, 'rounds': options.rounds,
                     'cache': options.cache, 'aio': options.aio},
-        'machine': host,
-        'runs': demo.runs,
-        'fio': demo.ceilings,
-        'interchange': demo.interchanges,
-        'engine_buffer_peaks': {what: demo.peaks.get(what)
-                                for what in ('saving', 'reverting')},
-        'summary': summary,
     }
-    text = json.dumps(everything, indent=2, ensure_ascii=False) + '\n'
-    path.write_text(text, encoding='utf-8')
 
 
-def run_demo(options, status):
-    """From the command line to the table."""
-    trees = set_up(options)
-    import_machine()
-    guest = make_guest()
-    with work_folder(options.dir) as folder:
-        check_room(options)
-        config = machine.VMConfig(guest=guest, log_dir=folder,
+def run_demo(options, status, record):
+    """From the command line to the table; @record is what --json gets."""
+    global machine  # pylint: disable=global-statement
+    record.update(new_record(options))
+    with command.work_folder(options.dir, 'demo') as folder:
+        check_before(options)
+        trees = set_up(options)
+        machine = command.import_machine()
+        config = machine.VMConfig(guest=command.make_guest(), log_dir=folder,
                                   ram=options.ram, cache=options.cache,
                                   aio=options.aio)
         demo = Demo(options, status, trees, config)
         demo.choose_accel()
         host = describe_machine(options, trees, config)
+        # Every single run, as far as they get
+        record.update(machine=host, runs=demo.runs, fio=demo.ceilings,
+                      interchange=demo.interchanges,
+                      engine_buffer_peaks=demo.peaks)
         demo.run()
     summary = report.summarize(demo.runs, demo.ceilings)
+    record['summary'] = summary
     print_results(demo, summary, host)
-    if options.json:
-        write_json(options.json, demo, summary, host)
-
-
-def interrupt(number, _frame):
-    """Unwind, so that everything is cleaned up, and do not unwind that."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
-
-
-def explain(error):
-    """The last line of a demo that failed."""
-    if machine and isinstance(error, machine.VerifyError):
-        return f'VERIFICATION FAILED: {error}'
-    return f'error: {error}'
-
-
-def expected_errors():
-    """What ends in a sentence instead of a trace."""
-    kinds = (DemoError, storage.StorageError, OSError)
-    return kinds + (machine.VMError,) if machine else kinds
-
-
-def main():
-    """Return the exit code."""
-    options = parse_options()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='replace')
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-    status = Status()
-    try:
-        run_demo(options, status)
-        return 0
-    except Interrupted as reason:
-        status.note(f'error: stopped by {reason}; nothing is left behind')
-        return 130
-    except Exception as error:  # pylint: disable=broad-except
-        if not isinstance(error, expected_errors()):
-            raise
-        status.note(explain(error))
-        return 1
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command.run('demo', run_demo, parse_options()))

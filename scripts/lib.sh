@@ -33,6 +33,40 @@ say()
     echo "$*" >&2
 }
 
+# Prints the comment at the head of the script that runs, and ends.
+show_help()
+{
+    sed -n '1,3d; /^#/!q; s/^# \{0,1\}//p' "$0"
+    exit 0
+}
+
+# Sourced without arguments, this sees those of the script.
+case ${1:-} in
+-h | --help) show_help ;;
+esac
+
+# What a person started, which may start other scripts that inherit the name.
+self="scripts/${0##*/} (process $$)"
+export QFS_RUN=${QFS_RUN:-$self}
+
+# Ctrl-C reaches all scripts of a run at once.  One of them says so, and none
+# blames the command that it ended.
+interrupted()
+{
+    if [ "$QFS_RUN" = "$self" ]; then
+        # Not behind the progress and the terminal's ^C.
+        [ ! -t 2 ] || say
+        say "error: interrupted: run again to go on"
+    fi
+    exit 130
+}
+trap interrupted INT
+
+no_option()
+{
+    die "there is no option $1: scripts/${0##*/} --help lists them"
+}
+
 # shellcheck source=base.lock
 . "$base_lock"
 
@@ -100,11 +134,17 @@ die_log()
 # with the process.
 take_lock()
 {
-    exec {lock_fd}>"$1" || die "$1 cannot be written"
+    local holder
+
+    # Not emptied: it names the holder.
+    exec {lock_fd}>>"$1" || die "$1 cannot be written"
     if ! flock -n "$lock_fd"; then
-        say "waiting for another run to finish"
+        holder=$(cat "$1")
+        say "waiting for ${holder:-another run} to finish"
         flock "$lock_fd"
     fi
+    # A full disk is told of elsewhere.
+    { echo "$QFS_RUN" >"$1"; } 2>/dev/null || :
 }
 
 sha256_is()

@@ -199,6 +199,13 @@ def cost_table(summary):
                         for step in STEPS])
 
 
+def rounds_line(rounds):
+    """What the figures of so many rounds are."""
+    if rounds == 1:
+        return 'one paired round'
+    return f'medians of {rounds} paired rounds; lowest and highest in brackets'
+
+
 def fio_lines(fio):
     """What the storage can do, in words."""
     if not fio:

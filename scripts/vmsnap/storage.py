@@ -61,7 +61,11 @@ def run_tool(*command):
 
 def file_system(folder):
     """The type of the file system that @folder is on."""
-    return run_tool('df', '--output=fstype', folder).split()[-1]
+    found = run_tool('df', '--output=fstype', folder).split()[-1]
+    if found != '-':
+        return found
+    # In a chroot, which does not see the mount; this goes by the magic number
+    return run_tool('stat', '-f', '-c', '%T', folder).strip()
 
 
 def free_space(folder):
