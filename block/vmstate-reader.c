@@ -108,8 +108,7 @@ static size_t vmstate_reader_plan(VmstateReader *r)
 static void vmstate_reader_request_done(VmstateReader *r, size_t bytes,
                                         int ret, int64_t elapsed_ns)
 {
-    r->stats.requests++;
-    r->stats.storage_ns += elapsed_ns;
+    vmstate_stats_request(&r->stats, elapsed_ns);
     r->stats.max_in_flight = 1; /* there is only one fill coroutine */
 
     if (vmstate_reader_in_retry(r)) {
@@ -239,15 +238,14 @@ static bool vmstate_reader_has_bytes_or_ended(void *opaque)
 /* Called with the lock held */
 static void coroutine_mixed_fn vmstate_reader_wait_bytes(VmstateReader *r)
 {
-    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     int64_t stall_ns;
 
-    vmstate_wait(&r->wait, vmstate_reader_has_bytes_or_ended, r);
-
-    stall_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
-    r->stats.stalls++;
-    r->stats.stall_ns += stall_ns;
-    trace_vmstate_reader_stall(r, r->pos, stall_ns / SCALE_US);
+    stall_ns = vmstate_wait(&r->wait, vmstate_reader_has_bytes_or_ended, r);
+    if (stall_ns) {
+        r->stats.stalls++;
+        r->stats.stall_ns += stall_ns;
+        trace_vmstate_reader_stall(r, r->pos, stall_ns / SCALE_US);
+    }
 }
 
 /*
@@ -266,9 +264,7 @@ static int coroutine_mixed_fn vmstate_reader_get_bytes(VmstateReader *r,
             r->piece_ret = 0;
         }
         vmstate_reader_start_fill(r);
-        if (!vmstate_reader_has_bytes_or_ended(r)) {
-            vmstate_reader_wait_bytes(r);
-        }
+        vmstate_reader_wait_bytes(r);
         if (piece && r->piece_ret < 0) {
             return r->piece_ret;
         }

@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "block/aio-wait.h"
 #include "vmstate-wait.h"
 
@@ -55,13 +56,16 @@ static bool vmstate_wait_can_poll(VmstateWait *wait)
            qemu_get_current_aio_context() == qemu_get_aio_context();
 }
 
-void coroutine_mixed_fn vmstate_wait(VmstateWait *wait, VmstateWaitCond *cond,
-                                     void *opaque)
+int64_t coroutine_mixed_fn vmstate_wait(VmstateWait *wait,
+                                        VmstateWaitCond *cond, void *opaque)
 {
+    int64_t start_ns;
+
     if (cond(opaque)) {
-        return;
+        return 0;
     }
 
+    start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     if (qemu_in_coroutine()) {
         do {
             vmstate_wait_yield(wait);
@@ -77,6 +81,7 @@ void coroutine_mixed_fn vmstate_wait(VmstateWait *wait, VmstateWaitCond *cond,
             qemu_cond_wait(&wait->cond, &wait->lock);
         } while (!cond(opaque));
     }
+    return MAX(qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns, 1);
 }
 
 void vmstate_wait_kick_and_unlock(VmstateWait *wait)

@@ -43,9 +43,11 @@ void vmstate_wait_destroy(VmstateWait *wait);
  * Outside coroutines, in the main loop or in the home thread of the context,
  * runs the event loop.  In a coroutine, yields.  Elsewhere, sleeps, and the
  * BQL must not be held: the loop that makes @cond true may need it.
+ *
+ * Returns for how long this waited, in nanoseconds; 0 only if it did not.
  */
-void coroutine_mixed_fn vmstate_wait(VmstateWait *wait, VmstateWaitCond *cond,
-                                     void *opaque);
+int64_t coroutine_mixed_fn vmstate_wait(VmstateWait *wait,
+                                        VmstateWaitCond *cond, void *opaque);
 
 /*
  * Make the waiting party look at its condition again.  Called with the lock

@@ -120,8 +120,7 @@ static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
     qemu_mutex_lock(&w->wait.lock);
     assert(w->in_flight > 0);
     w->in_flight--;
-    w->stats.requests++;
-    w->stats.storage_ns += now - start_ns;
+    vmstate_stats_request(&w->stats, now - start_ns);
     if (ret < 0) {
         vmstate_writer_set_error(w, ret, err);
     } else {
@@ -338,15 +337,15 @@ static bool vmstate_writer_has_idle_chunk_or_error(void *opaque)
 /* Called with the lock held */
 static void coroutine_mixed_fn vmstate_writer_wait_chunk(VmstateWriter *w)
 {
-    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     int64_t stall_ns;
 
-    vmstate_wait(&w->wait, vmstate_writer_has_idle_chunk_or_error, w);
-
-    stall_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
-    w->stats.stalls++;
-    w->stats.stall_ns += stall_ns;
-    trace_vmstate_writer_stall(w, w->bytes, stall_ns / SCALE_US);
+    stall_ns = vmstate_wait(&w->wait, vmstate_writer_has_idle_chunk_or_error,
+                            w);
+    if (stall_ns) {
+        w->stats.stalls++;
+        w->stats.stall_ns += stall_ns;
+        trace_vmstate_writer_stall(w, w->bytes, stall_ns / SCALE_US);
+    }
 }
 
 /* Take a chunk from the idle list; NULL if there is an error */
@@ -356,9 +355,7 @@ vmstate_writer_take_chunk(VmstateWriter *w)
     VmstateChunk *chunk;
 
     QEMU_LOCK_GUARD(&w->wait.lock);
-    if (!vmstate_writer_has_idle_chunk_or_error(w)) {
-        vmstate_writer_wait_chunk(w);
-    }
+    vmstate_writer_wait_chunk(w);
     if (w->ret < 0) {
         return NULL;
     }
@@ -488,6 +485,18 @@ static void coroutine_mixed_fn vmstate_writer_close(VmstateWriter *w,
                                (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
                                 w->opened_ns) / SCALE_US, w->ret);
     qemu_mutex_unlock(&w->wait.lock);
+}
+
+void vmstate_writer_cancel(VmstateWriter *w)
+{
+    Error *err = NULL;
+
+    error_setg_errno(&err, ECANCELED, "Writing VM state to node '%s' was "
+                     "cancelled", w->name);
+    qemu_mutex_lock(&w->wait.lock);
+    vmstate_writer_set_error(w, -ECANCELED, err);
+    /* The producer may be waiting for storage */
+    vmstate_wait_kick_and_unlock(&w->wait);
 }
 
 int coroutine_mixed_fn vmstate_writer_finish(VmstateWriter *w, Error **errp)

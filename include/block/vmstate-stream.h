@@ -11,6 +11,9 @@
 #ifndef BLOCK_VMSTATE_STREAM_H
 #define BLOCK_VMSTATE_STREAM_H
 
+/* The last one but one ends at 2^31 us, some 36 minutes */
+#define VMSTATE_LATENCY_CLASSES 64
+
 /**
  * VmstateStreamStats: figures of one stream, kept by its engine
  *
@@ -24,6 +27,10 @@
  * @stall_ns: for how long, summed, in nanoseconds
  * @storage_ns: sum of the requests' durations, in nanoseconds; larger than the
  *              elapsed time when requests overlap
+ * @max_latency_ns: duration of the slowest request, in nanoseconds
+ * @latency: number of requests by duration: element i counts those that took
+ *           longer than element i - 1 does and no longer than 2^(i / 2)
+ *           microseconds; the last one has no upper bound
  */
 typedef struct VmstateStreamStats {
     uint64_t bytes;
@@ -34,6 +41,24 @@ typedef struct VmstateStreamStats {
     uint64_t stalls;
     int64_t stall_ns;
     int64_t storage_ns;
+    int64_t max_latency_ns;
+    uint64_t latency[VMSTATE_LATENCY_CLASSES];
 } VmstateStreamStats;
+
+/**
+ * vmstate_stats_request: Count a request that took @ns nanoseconds
+ *
+ * The caller serialises access to @stats.
+ */
+void vmstate_stats_request(VmstateStreamStats *stats, int64_t ns);
+
+/**
+ * vmstate_stats_latency: How long @percent of all requests took at most
+ *
+ * In nanoseconds, accurate to a factor of the square root of two; never more
+ * than the slowest one took.  0 if there was no request.
+ */
+int64_t vmstate_stats_latency(const VmstateStreamStats *stats,
+                              unsigned percent);
 
 #endif /* BLOCK_VMSTATE_STREAM_H */

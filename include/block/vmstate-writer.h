@@ -83,6 +83,17 @@ int vmstate_writer_write(VmstateWriter *w, const struct iovec *iov,
 int vmstate_writer_finish(VmstateWriter *w, Error **errp);
 
 /**
+ * vmstate_writer_cancel: Let the stream fail with -ECANCELED
+ *
+ * For somebody else than the producer, who may be waiting and is woken up.
+ * Returns at once.  Requests that are in flight go on.  Changes nothing if the
+ * stream has an error already.
+ *
+ * Any thread, at any time before vmstate_writer_free().
+ */
+void vmstate_writer_cancel(VmstateWriter *w);
+
+/**
  * vmstate_writer_abort: Drop what is buffered and wait for requests in flight
  *
  * For a stream that is not wanted any more.  Nothing new is written or flushed;
