@@ -212,31 +212,73 @@ static int GRAPH_RDLOCK qcow2_vmstate_clear_l1(BlockDriverState *bs, int first,
 }
 
 /*
- * Collect the L1 entries in use from @first on in @l1_entries, which is large
- * enough.  Returns their number, or -EIO if one of them cannot be right.
+ * Can entry @index of the active L1 table stand for a table of VM state?  That
+ * must be in use, and be nothing else as well.
+ */
+static bool GRAPH_RDLOCK qcow2_vmstate_l1_entry_is_sane(BlockDriverState *bs,
+                                                        int index)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t l2_offset = s->l1_table[index] & L1E_OFFSET_MASK;
+    uint64_t refcount;
+    int i;
+
+    if (!l2_offset || offset_into_cluster(s, l2_offset)) {
+        return false;
+    }
+    /* A refcount that cannot be read says nothing against the entry */
+    if (qcow2_get_refcount(bs, l2_offset >> s->cluster_bits, &refcount) == 0 &&
+        refcount == 0) {
+        return false;
+    }
+    if (qcow2_check_metadata_overlap(
+            bs, QCOW2_OL_ACTIVE_L2 | QCOW2_OL_INACTIVE_L2, l2_offset,
+            s->cluster_size) != 0) {
+        return false;
+    }
+    for (i = 0; i < index; i++) {
+        if ((s->l1_table[i] & L1E_OFFSET_MASK) == l2_offset) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Collect the L1 entries of VM state that are in use in @l1_entries, which is
+ * large enough, or NULL.  Returns their number, or -EIO if one of them cannot
+ * be right.
  */
 static int GRAPH_RDLOCK qcow2_vmstate_collect_l1(BlockDriverState *bs,
-                                                 int first,
                                                  uint64_t *l1_entries)
 {
     BDRVQcow2State *s = bs->opaque;
     int i, nb_tables = 0;
 
-    for (i = first; i < s->l1_size; i++) {
-        uint64_t l2_offset = s->l1_table[i] & L1E_OFFSET_MASK;
-
+    for (i = s->l1_vm_state_index; i < s->l1_size; i++) {
         if (!s->l1_table[i]) {
             continue;
         }
-        if (!l2_offset || offset_into_cluster(s, l2_offset)) {
+        if (!qcow2_vmstate_l1_entry_is_sane(bs, i)) {
             qcow2_signal_corruption(bs, false, -1, -1, "L2 table offset 0x%"
                                     PRIx64 " invalid (L1 index: 0x%x)",
-                                    l2_offset, i);
+                                    (uint64_t)(s->l1_table[i] &
+                                               L1E_OFFSET_MASK), i);
             return -EIO;
         }
-        l1_entries[nb_tables++] = s->l1_table[i];
+        if (l1_entries) {
+            l1_entries[nb_tables] = s->l1_table[i];
+        }
+        nb_tables++;
     }
     return nb_tables;
+}
+
+int qcow2_vmstate_check_l1(BlockDriverState *bs)
+{
+    int ret = qcow2_vmstate_collect_l1(bs, NULL);
+
+    return MIN(ret, 0);
 }
 
 int qcow2_vmstate_release(BlockDriverState *bs)
@@ -254,7 +296,7 @@ int qcow2_vmstate_release(BlockDriverState *bs)
     if (!l1_entries) {
         return -ENOMEM;
     }
-    nb_tables = qcow2_vmstate_collect_l1(bs, first, l1_entries);
+    nb_tables = qcow2_vmstate_collect_l1(bs, l1_entries);
     if (nb_tables <= 0) {
         return nb_tables;
     }

@@ -35,6 +35,20 @@ extern const BdrvVmstateOps qcow2_vmstate_ops;
 int GRAPH_RDLOCK qcow2_vmstate_release(BlockDriverState *bs);
 
 /**
+ * qcow2_vmstate_check_l1: Can the entries of VM state in the active L1 table be
+ * right?
+ *
+ * To be asked before references of the whole active layer are counted up or
+ * down: an entry that points nowhere, or to something that is no table of VM
+ * state, would take others' clusters with it.
+ *
+ * In or outside coroutines; with s->lock held, or with the node drained.
+ *
+ * Returns 0, or -EIO; then nothing is changed and the damage was reported.
+ */
+int GRAPH_RDLOCK qcow2_vmstate_check_l1(BlockDriverState *bs);
+
+/**
  * qcow2_vmstate_grow_file: Extend the image file before [@offset, @offset +
  * @bytes) of it is written
  *
