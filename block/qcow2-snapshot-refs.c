@@ -1,0 +1,386 @@
+/*
+ * qcow2: references of whole snapshots
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "qemu/memalign.h"
+#include "qcow2.h"
+#include "qcow2-snapshot-refs.h"
+
+/* Entries of L2 tables in a row, of clusters in a row */
+typedef struct Qcow2Run {
+    int index;              /* of the first entry */
+    int count;              /* of entries; 0 if there is none of that kind */
+    uint64_t cluster;       /* that the first entry refers to */
+} Qcow2Run;
+
+/* The cluster that entry @index refers to, or 0 if it is not an ordinary one */
+static uint64_t GRAPH_RDLOCK qcow2_run_cluster(BlockDriverState *bs,
+                                               uint64_t *l2, int index)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t entry = get_l2_entry(s, l2, index);
+    uint64_t offset = entry & L2E_OFFSET_MASK;
+    QCow2ClusterType type = qcow2_get_cluster_type(bs, entry);
+
+    if ((type != QCOW2_CLUSTER_NORMAL && type != QCOW2_CLUSTER_ZERO_ALLOC) ||
+        offset_into_cluster(s, offset)) {
+        return 0;
+    }
+    return offset >> s->cluster_bits;
+}
+
+static int qcow2_run_block_index(BDRVQcow2State *s, uint64_t cluster)
+{
+    return cluster & (s->refcount_block_size - 1);
+}
+
+/* A run at @index, before @end, whose counts are all in one refcount block */
+static Qcow2Run GRAPH_RDLOCK qcow2_run_find(BlockDriverState *bs, uint64_t *l2,
+                                            int index, int end)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2Run run = {
+        .index = index,
+        .cluster = qcow2_run_cluster(bs, l2, index),
+    };
+    int max;
+
+    if (!run.cluster) {
+        return run;
+    }
+    max = MIN(end - index, s->refcount_block_size -
+                           qcow2_run_block_index(s, run.cluster));
+    for (run.count = 1; run.count < max; run.count++) {
+        if (qcow2_run_cluster(bs, l2, index + run.count) !=
+            run.cluster + run.count) {
+            break;
+        }
+    }
+    return run;
+}
+
+/*
+ * Get the refcount block of a run from the cache, and cut the run off where the
+ * counts are not between @min and @max any more.  @block is to be put back only
+ * if the run is not empty then.
+ */
+static int GRAPH_RDLOCK qcow2_run_get_block(BlockDriverState *bs, Qcow2Run *run,
+                                            uint64_t min, uint64_t max,
+                                            void **block)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t table_index = run->cluster >> s->refcount_block_bits;
+    int first = qcow2_run_block_index(s, run->cluster);
+    uint64_t offset = 0;
+    int i, ret;
+
+    if (table_index < s->refcount_table_size) {
+        offset = s->refcount_table[table_index] & REFT_OFFSET_MASK;
+    }
+    if (run->count == 0 || !offset || offset_into_cluster(s, offset)) {
+        run->count = 0;
+        return 0;
+    }
+    ret = qcow2_cache_get(bs, s->refcount_block_cache, offset, block);
+    if (ret < 0) {
+        return ret;
+    }
+    for (i = 0; i < run->count; i++) {
+        uint64_t refcount = s->get_refcount(*block, first + i);
+
+        if (refcount < min || refcount > max) {
+            break;
+        }
+    }
+    run->count = i;
+    if (i == 0) {
+        qcow2_cache_put(s->refcount_block_cache, block);
+    }
+    return 0;
+}
+
+/*
+ * Only for clusters that stay in use and whose counts do not overflow.  Returns
+ * the number of entries that are done, or -errno.
+ */
+static int GRAPH_RDLOCK qcow2_run_add_refs(BlockDriverState *bs, uint64_t *l2,
+                                           int index, int end, int addend)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2Run run = qcow2_run_find(bs, l2, index, end);
+    int first = qcow2_run_block_index(s, run.cluster);
+    void *block;
+    int ret;
+
+    ret = qcow2_run_get_block(bs, &run, addend < 0 ? 2 : 1,
+                              addend < 0 ? s->refcount_max
+                                         : s->refcount_max - 1, &block);
+    if (ret < 0 || run.count == 0) {
+        return ret;
+    }
+    for (int i = 0; i < run.count; i++) {
+        s->set_refcount(block, first + i,
+                        s->get_refcount(block, first + i) + addend);
+    }
+    qcow2_cache_entry_mark_dirty(s->refcount_block_cache, block);
+    qcow2_cache_put(s->refcount_block_cache, &block);
+    return run.count;
+}
+
+/* The ordinary way, for all the rest */
+static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
+                                            int index, int addend)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t entry = get_l2_entry(s, l2, index);
+    uint64_t offset = entry & L2E_OFFSET_MASK;
+    uint64_t cluster, last;
+    int bytes = 1;
+
+    switch (qcow2_get_cluster_type(bs, entry)) {
+    case QCOW2_CLUSTER_COMPRESSED:
+        qcow2_parse_compressed_l2_entry(bs, entry, &offset, &bytes);
+        break;
+
+    case QCOW2_CLUSTER_NORMAL:
+    case QCOW2_CLUSTER_ZERO_ALLOC:
+        if (offset_into_cluster(s, offset)) {
+            qcow2_signal_corruption(bs, true, -1, -1, "L2 entry %d refers to "
+                                    "unaligned offset %#" PRIx64, index,
+                                    offset);
+            return -EIO;
+        }
+        break;
+
+    default:
+        return 0;
+    }
+
+    last = (offset + bytes - 1) >> s->cluster_bits;
+    for (cluster = offset >> s->cluster_bits; cluster <= last; cluster++) {
+        int ret = qcow2_update_cluster_refcount(bs, cluster, 1, addend < 0,
+                                                QCOW2_DISCARD_SNAPSHOT);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
+                                               uint64_t *l2, int addend)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int index = 0;
+
+    while (index < s->l2_size) {
+        int ret = qcow2_run_add_refs(bs, l2, index, s->l2_size, addend);
+
+        if (ret < 0) {
+            return ret;
+        }
+        index += ret;
+        if (ret == 0) {
+            ret = qcow2_entry_add_ref(bs, l2, index, addend);
+            if (ret < 0) {
+                return ret;
+            }
+            index++;
+        }
+    }
+    return 0;
+}
+
+static int GRAPH_RDLOCK qcow2_read_table(BlockDriverState *bs, int64_t offset,
+                                         uint64_t **l2)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int ret;
+
+    *l2 = qemu_try_blockalign(bs->file->bs, s->cluster_size);
+    if (!*l2) {
+        return -ENOMEM;
+    }
+    BLKDBG_EVENT(bs->file, BLKDBG_L2_LOAD);
+    ret = bdrv_pread(bs->file, offset, s->cluster_size, *l2, 0);
+    if (ret < 0) {
+        qemu_vfree(*l2);
+    }
+    return ret;
+}
+
+/* The table and all that it refers to */
+static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
+                                             int64_t l2_offset, int addend)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t *l2;
+    int ret;
+
+    ret = qcow2_read_table(bs, l2_offset, &l2);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = qcow2_entries_add_refs(bs, l2, addend);
+    qemu_vfree(l2);
+    if (ret < 0) {
+        return ret;
+    }
+    return qcow2_update_cluster_refcount(bs, l2_offset >> s->cluster_bits, 1,
+                                         addend < 0, QCOW2_DISCARD_SNAPSHOT);
+}
+
+int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
+                            int l1_size, int addend)
+{
+    BDRVQcow2State *s = bs->opaque;
+    /* Tables are read past the cache */
+    int ret = qcow2_cache_flush(bs, s->l2_table_cache);
+
+    for (int i = 0; i < l1_size && ret == 0 && addend; i++) {
+        int64_t l2_offset = l1_table[i] & L1E_OFFSET_MASK;
+
+        if (offset_into_cluster(s, l2_offset)) {
+            qcow2_signal_corruption(bs, true, -1, -1, "L2 table offset %#"
+                                    PRIx64 " unaligned (L1 index: %#x)",
+                                    l2_offset, i);
+            return -EIO;
+        }
+        if (l2_offset) {
+            ret = qcow2_table_add_refs(bs, l2_offset, addend);
+        }
+    }
+    /* No flag must get to disk before the count that it tells about */
+    return ret < 0 ? ret : qcow2_cache_flush(bs, s->refcount_block_cache);
+}
+
+static bool qcow2_entry_set_copied(BDRVQcow2State *s, uint64_t *l2, int index,
+                                   bool copied)
+{
+    uint64_t old_entry = get_l2_entry(s, l2, index);
+    uint64_t entry = old_entry & ~QCOW_OFLAG_COPIED;
+
+    if (copied) {
+        entry |= QCOW_OFLAG_COPIED;
+    }
+    if (entry == old_entry) {
+        return false;
+    }
+    set_l2_entry(s, l2, index, entry);
+    return true;
+}
+
+/* Returns the number of entries that are right now, or -errno */
+static int GRAPH_RDLOCK qcow2_run_set_copied(BlockDriverState *bs, uint64_t *l2,
+                                             int index, bool *changed)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2Run run = qcow2_run_find(bs, l2, index, s->l2_size);
+    int first = qcow2_run_block_index(s, run.cluster);
+    void *block;
+    int ret;
+
+    ret = qcow2_run_get_block(bs, &run, 1, s->refcount_max, &block);
+    if (ret < 0 || run.count == 0) {
+        return ret;
+    }
+    for (int i = 0; i < run.count; i++) {
+        *changed |= qcow2_entry_set_copied(
+            s, l2, index + i, s->get_refcount(block, first + i) == 1);
+    }
+    qcow2_cache_put(s->refcount_block_cache, &block);
+    return run.count;
+}
+
+/* Like qcow2_snapshot_set_copied(), in memory */
+static int GRAPH_RDLOCK qcow2_entries_set_copied(BlockDriverState *bs,
+                                                 uint64_t *l2, bool *changed)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int index = 0;
+
+    while (index < s->l2_size) {
+        int ret;
+
+        switch (qcow2_get_cluster_type(bs, get_l2_entry(s, l2, index))) {
+        case QCOW2_CLUSTER_NORMAL:
+        case QCOW2_CLUSTER_ZERO_ALLOC:
+            ret = qcow2_run_set_copied(bs, l2, index, changed);
+            if (ret <= 0) {
+                return ret;
+            }
+            index += ret;
+            break;
+
+        default:
+            /* Compressed clusters are never written in place */
+            *changed |= qcow2_entry_set_copied(s, l2, index, false);
+            index++;
+        }
+    }
+    return 1;
+}
+
+static int GRAPH_RDLOCK qcow2_write_table(BlockDriverState *bs, int64_t offset,
+                                          uint64_t *l2)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int ret = qcow2_pre_write_overlap_check(bs, QCOW2_OL_ACTIVE_L2, offset,
+                                            s->cluster_size, false);
+
+    if (ret < 0) {
+        return ret;
+    }
+    BLKDBG_EVENT(bs->file, BLKDBG_L2_UPDATE);
+    return bdrv_pwrite(bs->file, offset, s->cluster_size, l2, 0);
+}
+
+/* Old slices must not stay there, and whoever is next needs the new ones */
+static int GRAPH_RDLOCK qcow2_put_table_in_cache(BlockDriverState *bs,
+                                                 int64_t offset, uint64_t *l2)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int slice_bytes = s->l2_slice_size * l2_entry_size(s);
+
+    for (int at = 0; at < s->cluster_size; at += slice_bytes) {
+        void *slice;
+        int ret = qcow2_cache_get_empty(bs, s->l2_table_cache, offset + at,
+                                        &slice);
+
+        if (ret < 0) {
+            return ret;
+        }
+        memcpy(slice, (uint8_t *)l2 + at, slice_bytes);
+        qcow2_cache_put(s->l2_table_cache, &slice);
+    }
+    return 0;
+}
+
+int qcow2_snapshot_set_copied(BlockDriverState *bs, int64_t l2_offset)
+{
+    bool changed = false;
+    uint64_t *l2;
+    int ret;
+
+    ret = qcow2_read_table(bs, l2_offset, &l2);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = qcow2_entries_set_copied(bs, l2, &changed);
+    if (ret > 0) {
+        int ret2 = changed ? qcow2_write_table(bs, l2_offset, l2) : 0;
+
+        if (ret2 == 0) {
+            ret2 = qcow2_put_table_in_cache(bs, l2_offset, l2);
+        }
+        ret = ret2 < 0 ? ret2 : ret;
+    }
+    qemu_vfree(l2);
+    return ret;
+}
