@@ -16,9 +16,6 @@
 #include "qcow2-vmstate.h"
 #include "trace.h"
 
-/* How far the end of the file is kept ahead of the writes */
-#define QCOW2_VMSTATE_GROWTH_STEP (128 * MiB)
-
 struct Qcow2VmstateGrowth {
     CoMutex lock;           /* taken around growing */
 
@@ -27,6 +24,8 @@ struct Qcow2VmstateGrowth {
     bool growing;
     bool refused;           /* the file cannot be grown: do not ask again */
 
+    /* Constant */
+    int64_t step;           /* how far the file is kept ahead of the writes */
     int64_t length_before;  /* never cut the file to less than this */
 };
 
@@ -427,7 +426,7 @@ static int64_t GRAPH_RDLOCK qcow2_vmstate_data_end(BlockDriverState *bs,
 static bool qcow2_vmstate_is_leftover(int64_t data_end, int64_t file_size)
 {
     return data_end < file_size &&
-           file_size - data_end <= 2 * QCOW2_VMSTATE_GROWTH_STEP;
+           file_size - data_end <= 2 * VMSTATE_GROWTH_STEP;
 }
 
 /*
@@ -500,8 +499,7 @@ static void coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
                           int64_t end)
 {
-    int64_t target = ROUND_UP(end, QCOW2_VMSTATE_GROWTH_STEP) +
-                     QCOW2_VMSTATE_GROWTH_STEP;
+    int64_t target = QEMU_ALIGN_UP(end, growth->step) + growth->step;
     int64_t from = bdrv_co_getlength(bs->file->bs);
     int ret;
 
@@ -526,7 +524,7 @@ void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
     int64_t end = offset + bytes;
     int64_t file_end = qatomic_read_i64(&growth->file_end);
 
-    if (end + QCOW2_VMSTATE_GROWTH_STEP / 2 <= file_end ||
+    if (end + growth->step / 2 <= file_end ||
         qatomic_read(&growth->refused)) {
         return;
     }
@@ -536,7 +534,7 @@ void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
     }
 
     qemu_co_mutex_lock(&growth->lock);
-    if (end + QCOW2_VMSTATE_GROWTH_STEP / 2 > growth->file_end &&
+    if (end + growth->step / 2 > growth->file_end &&
         !growth->refused) {
         qatomic_set(&growth->growing, true);
         qcow2_vmstate_grow_locked(bs, growth, end);
@@ -560,7 +558,8 @@ static bool GRAPH_RDLOCK qcow2_vmstate_check(BlockDriverState *bs,
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_co_vmstate_begin_save(BlockDriverState *bs, Error **errp)
+qcow2_co_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
+                            Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2VmstateGrowth *growth;
@@ -579,13 +578,14 @@ qcow2_co_vmstate_begin_save(BlockDriverState *bs, Error **errp)
     qemu_co_mutex_unlock(&s->lock);
 
     file_size = bdrv_co_getlength(bs->file->bs);
-    if (file_size < 0 || !qcow2_vmstate_can_trim(bs)) {
+    if (file_size < 0 || growth_step == 0 || !qcow2_vmstate_can_trim(bs)) {
         /* What cannot be cut back must not be grown */
         return 0;
     }
     growth = g_new0(Qcow2VmstateGrowth, 1);
     qemu_co_mutex_init(&growth->lock);
     growth->file_end = file_size;
+    growth->step = growth_step;
     growth->length_before = file_size;
     s->vmstate_growth = growth;
     return 0;

@@ -36,6 +36,7 @@ struct VmstateReader {
     BlockDriverState *bs;
     char *name;             /* of @bs, for messages */
     int64_t size;           /* of the VM state; INT64_MAX if unknown */
+    size_t max_window;
     int64_t opened_ns;
 
     VmstateWait wait;       /* its lock, and how the consumer waits */
@@ -117,7 +118,7 @@ static void vmstate_reader_request_done(VmstateReader *r, size_t bytes,
     } else if (ret < 0) {
         r->retry_end = r->end + bytes;
     } else {
-        r->next_request = MIN(r->next_request * 2, VMSTATE_READER_WINDOW / 2);
+        r->next_request = MIN(r->next_request * 2, r->max_window / 2);
     }
     if (ret >= 0) {
         r->end += bytes;
@@ -180,7 +181,8 @@ static void vmstate_reader_restart_at(VmstateReader *r, int64_t pos)
     r->retry_end = 0;
 }
 
-VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size)
+VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
+                                  const VmstateStreamOptions *options)
 {
     VmstateReader *r = g_new0(VmstateReader, 1);
 
@@ -193,17 +195,18 @@ VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size)
     r->name = g_strdup(bdrv_get_device_or_node_name(bs));
     bdrv_graph_rdunlock_main_loop();
     r->size = size < 0 ? INT64_MAX : size;
+    r->max_window = (options ?: &vmstate_stream_defaults)->window;
     r->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     vmstate_wait_init(&r->wait, bdrv_get_aio_context(bs));
     vmstate_reader_restart_at(r, 0);
 
-    trace_vmstate_reader_open(r, r->name, size, VMSTATE_READER_WINDOW);
+    trace_vmstate_reader_open(r, r->name, size, r->max_window);
     return r;
 }
 
 static int vmstate_reader_alloc_window(VmstateReader *r, Error **errp)
 {
-    size_t window = VMSTATE_READER_WINDOW;
+    size_t window = r->max_window;
 
     if (r->buf) {
         return 0;

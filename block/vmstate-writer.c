@@ -25,8 +25,6 @@
 #include "vmstate-wait.h"
 #include "trace.h"
 
-#define VMSTATE_WRITER_MAX_CHUNKS (VMSTATE_WRITER_DEPTH + 1)
-
 typedef struct VmstateChunk {
     uint8_t *buf;
     size_t slab_bytes;      /* allocated at @buf, for more chunks too; or 0 */
@@ -47,6 +45,7 @@ struct VmstateWriter {
     BlockDriverState *bs;
     char *name;             /* of @bs, for messages */
     size_t chunk_size;
+    unsigned depth;
     int64_t opened_ns;
 
     VmstateWait wait;       /* its lock, and how the producer waits */
@@ -228,7 +227,7 @@ static void coroutine_fn vmstate_writer_flush(VmstateWriter *w)
 static void coroutine_fn vmstate_writer_owner_entry(void *opaque)
 {
     VmstateWriter *w = opaque;
-    AioTaskPool *pool = aio_task_pool_new(VMSTATE_WRITER_DEPTH);
+    AioTaskPool *pool = aio_task_pool_new(w->depth);
     VmstateChunk *chunk;
 
     while ((chunk = vmstate_writer_next_chunk(w))) {
@@ -244,36 +243,39 @@ static void coroutine_fn vmstate_writer_owner_entry(void *opaque)
     vmstate_wait_kick_and_unlock(&w->wait);
 }
 
-static size_t vmstate_writer_chunk_size(BlockDriverState *bs)
+static size_t vmstate_writer_chunk_size(BlockDriverState *bs, size_t wanted)
 {
     BlockDriverInfo bdi;
 
     if (bdrv_get_info(bs, &bdi) < 0 || bdi.cluster_size <= 0) {
-        return VMSTATE_WRITER_CHUNK;
+        return wanted;
     }
-    return QEMU_ALIGN_UP((size_t)VMSTATE_WRITER_CHUNK, bdi.cluster_size);
+    return QEMU_ALIGN_UP(wanted, bdi.cluster_size);
 }
 
-VmstateWriter *vmstate_writer_new(BlockDriverState *bs)
+VmstateWriter *vmstate_writer_new(BlockDriverState *bs,
+                                  const VmstateStreamOptions *options)
 {
     VmstateWriter *w = g_new0(VmstateWriter, 1);
     AioContext *ctx = bdrv_get_aio_context(bs);
 
     GLOBAL_STATE_CODE();
 
+    options = options ?: &vmstate_stream_defaults;
     bdrv_ref(bs);
     w->bs = bs;
     bdrv_graph_rdlock_main_loop();
     w->name = g_strdup(bdrv_get_device_or_node_name(bs));
     bdrv_graph_rdunlock_main_loop();
-    w->chunk_size = vmstate_writer_chunk_size(bs);
+    w->chunk_size = vmstate_writer_chunk_size(bs, options->chunk_size);
+    w->depth = options->depth;
     w->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    w->max_chunks = VMSTATE_WRITER_MAX_CHUNKS;
+    w->max_chunks = w->depth + 1;
     vmstate_wait_init(&w->wait, ctx);
     QSIMPLEQ_INIT(&w->queue);
     QSIMPLEQ_INIT(&w->idle);
 
-    trace_vmstate_writer_open(w, w->name, w->chunk_size, VMSTATE_WRITER_DEPTH);
+    trace_vmstate_writer_open(w, w->name, w->chunk_size, w->depth);
     aio_co_enter(ctx, qemu_coroutine_create(vmstate_writer_owner_entry, w));
     return w;
 }

@@ -31,7 +31,8 @@ bool bdrv_vmstate_check(BlockDriverState *bs, Error **errp)
     return vm_bs->drv->vmstate_ops->check(vm_bs, errp);
 }
 
-int coroutine_fn bdrv_co_vmstate_begin_save(BlockDriverState *bs, Error **errp)
+int coroutine_fn bdrv_co_vmstate_begin_save(BlockDriverState *bs,
+                                            int64_t growth_step, Error **errp)
 {
     BlockDriverState *vm_bs = vmstate_find_node(bs);
     int ret;
@@ -42,7 +43,7 @@ int coroutine_fn bdrv_co_vmstate_begin_save(BlockDriverState *bs, Error **errp)
         return 0;
     }
     bdrv_inc_in_flight(vm_bs);
-    ret = vm_bs->drv->vmstate_ops->co_begin_save(vm_bs, errp);
+    ret = vm_bs->drv->vmstate_ops->co_begin_save(vm_bs, growth_step, errp);
     bdrv_dec_in_flight(vm_bs);
     return ret;
 }

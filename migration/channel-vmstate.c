@@ -6,28 +6,75 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/atomic.h"
 #include "qemu/iov.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
 #include "io/channel-watch.h"
 #include "channel-vmstate.h"
 
-QIOChannelVmstate *qio_channel_vmstate_new_output(BlockDriverState *bs)
+/*
+ * For how long a coroutine reads without giving way.  An answer of the monitor
+ * takes a few rounds of the main loop.
+ */
+#define VMSTATE_READ_SLICE_NS (2 * SCALE_MS)
+
+QIOChannelVmstate *
+qio_channel_vmstate_new_output(BlockDriverState *bs,
+                               const VmstateStreamOptions *options)
 {
     QIOChannelVmstate *vioc;
 
     vioc = QIO_CHANNEL_VMSTATE(object_new(TYPE_QIO_CHANNEL_VMSTATE));
-    vioc->writer = vmstate_writer_new(bs);
+    vioc->writer = vmstate_writer_new(bs, options);
     return vioc;
 }
 
-QIOChannelVmstate *qio_channel_vmstate_new_input(BlockDriverState *bs,
-                                                 int64_t size)
+QIOChannelVmstate *
+qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
+                              const VmstateStreamOptions *options)
 {
     QIOChannelVmstate *vioc;
 
     vioc = QIO_CHANNEL_VMSTATE(object_new(TYPE_QIO_CHANNEL_VMSTATE));
-    vioc->reader = vmstate_reader_new(bs, size);
+    vioc->reader = vmstate_reader_new(bs, size, options);
     return vioc;
+}
+
+int coroutine_mixed_fn qio_channel_vmstate_finish(QIOChannelVmstate *vioc,
+                                                  Error **errp)
+{
+    return vioc->writer ? vmstate_writer_finish(vioc->writer, errp) : 0;
+}
+
+uint64_t qio_channel_vmstate_tell(QIOChannelVmstate *vioc)
+{
+    if (vioc->writer) {
+        return vmstate_writer_bytes(vioc->writer);
+    }
+    return vioc->reader ? vmstate_reader_tell(vioc->reader) : 0;
+}
+
+bool qio_channel_vmstate_get_stats(QIOChannelVmstate *vioc,
+                                   VmstateStreamStats *stats)
+{
+    if (vioc->writer) {
+        vmstate_writer_get_stats(vioc->writer, stats);
+    } else if (vioc->reader) {
+        vmstate_reader_get_stats(vioc->reader, stats);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void qio_channel_vmstate_stop(QIOChannelVmstate *vioc)
+{
+    qatomic_set(&vioc->stopped, true);
+    if (vioc->writer) {
+        vmstate_writer_cancel(vioc->writer);
+    }
 }
 
 void qio_channel_vmstate_abort(QIOChannelVmstate *vioc)
@@ -41,6 +88,18 @@ static void qio_channel_vmstate_finalize(Object *obj)
     qio_channel_vmstate_abort(QIO_CHANNEL_VMSTATE(obj));
 }
 
+static void coroutine_fn qio_channel_vmstate_give_way(QIOChannelVmstate *vioc)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    if (now - vioc->yielded_ns < VMSTATE_READ_SLICE_NS) {
+        return;
+    }
+    aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+    qemu_coroutine_yield();
+    vioc->yielded_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
 static ssize_t coroutine_mixed_fn
 qio_channel_vmstate_readv(QIOChannel *ioc, const struct iovec *iov, size_t niov,
                           int **fds, size_t *nfds, int flags, Error **errp)
@@ -50,6 +109,13 @@ qio_channel_vmstate_readv(QIOChannel *ioc, const struct iovec *iov, size_t niov,
 
     if (!vioc->reader) {
         error_setg(errp, "VM state channel is not open for reading");
+        return -1;
+    }
+    if (qemu_in_coroutine()) {
+        qio_channel_vmstate_give_way(vioc);
+    }
+    if (qatomic_read(&vioc->stopped)) {
+        error_setg(errp, "Reading VM state was stopped");
         return -1;
     }
     ret = vmstate_reader_read(vioc->reader, iov, niov, errp);
@@ -88,14 +154,12 @@ qio_channel_vmstate_seek(QIOChannel *ioc, off_t offset, int whence,
                          Error **errp)
 {
     QIOChannelVmstate *vioc = QIO_CHANNEL_VMSTATE(ioc);
-    int64_t pos;
+    int64_t pos = qio_channel_vmstate_tell(vioc);
 
     if (!vioc->reader && !vioc->writer) {
         error_setg(errp, "VM state channel is closed");
         return -1;
     }
-    pos = vioc->reader ? vmstate_reader_tell(vioc->reader)
-                       : vmstate_writer_bytes(vioc->writer);
     if (whence == SEEK_END) {
         error_setg(errp, "VM state channel cannot seek from the end");
         return -1;
@@ -124,11 +188,8 @@ static int coroutine_mixed_fn qio_channel_vmstate_close(QIOChannel *ioc,
                                                         Error **errp)
 {
     QIOChannelVmstate *vioc = QIO_CHANNEL_VMSTATE(ioc);
-    int ret = 0;
+    int ret = qio_channel_vmstate_finish(vioc, errp);
 
-    if (vioc->writer) {
-        ret = vmstate_writer_finish(vioc->writer, errp);
-    }
     qio_channel_vmstate_abort(vioc);
     return ret < 0 ? -1 : 0;
 }

@@ -23,7 +23,10 @@ OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelVmstate, QIO_CHANNEL_VMSTATE)
  *
  * Blocking only.  Who may use it, and how waiting is done, is that of the
  * engine: see block/vmstate-writer.h and block/vmstate-reader.h.  Creation,
- * closing and the last unref belong to the main loop thread.
+ * closing and the last unref belong to the main loop thread, outside coroutines.
+ *
+ * A coroutine that reads gives way to others every few milliseconds, so that
+ * the monitor answers although data is always there.
  */
 struct QIOChannelVmstate {
     QIOChannel parent;
@@ -31,23 +34,69 @@ struct QIOChannelVmstate {
     /* Exactly one of the two is set until the channel is closed */
     VmstateWriter *writer;
     VmstateReader *reader;
+
+    bool stopped;           /* atomic: reading fails from now on */
+    int64_t yielded_ns;     /* reader only: when others last could run */
 };
 
 /**
  * qio_channel_vmstate_new_output: Write VM state to @bs from offset 0 on
  *
+ * @options: copied; NULL for the defaults
+ *
  * qio_channel_close() makes the stream durable and reports the first error.
  * Dropping the last reference to an open channel aborts the stream.
  */
-QIOChannelVmstate *qio_channel_vmstate_new_output(BlockDriverState *bs);
+QIOChannelVmstate *
+qio_channel_vmstate_new_output(BlockDriverState *bs,
+                               const VmstateStreamOptions *options);
 
 /**
  * qio_channel_vmstate_new_input: Read VM state of @bs from offset 0 on
  *
  * @size: length of the VM state in bytes, where end of file is; -1 if unknown
+ * @options: copied; NULL for the defaults
  */
-QIOChannelVmstate *qio_channel_vmstate_new_input(BlockDriverState *bs,
-                                                 int64_t size);
+QIOChannelVmstate *
+qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
+                              const VmstateStreamOptions *options);
+
+/**
+ * qio_channel_vmstate_finish: Make durable what was written
+ *
+ * What closing the channel does first; for a caller in a coroutine, which must
+ * not close it.  Returns 0, or -errno with @errp set.
+ */
+int coroutine_mixed_fn qio_channel_vmstate_finish(QIOChannelVmstate *vioc,
+                                                  Error **errp);
+
+/**
+ * qio_channel_vmstate_tell: Bytes of the stream written or read so far
+ *
+ * The thread that uses the channel.  0 if it is closed.
+ */
+uint64_t qio_channel_vmstate_tell(QIOChannelVmstate *vioc);
+
+/**
+ * qio_channel_vmstate_get_stats: Copy the figures of the stream to @stats
+ *
+ * Main loop thread.  Returns false if the channel is closed.
+ */
+bool qio_channel_vmstate_get_stats(QIOChannelVmstate *vioc,
+                                   VmstateStreamStats *stats);
+
+/**
+ * qio_channel_vmstate_stop: Let writing, reading and finishing fail
+ *
+ * For somebody else than the one who uses the channel, who is woken up if he
+ * waits for storage to write to.  Returns at once.
+ *
+ * This is not qio_channel_shutdown(): the migration core takes a channel that
+ * has that for one that it registered with yank.
+ *
+ * Main loop thread, while the channel is open.
+ */
+void qio_channel_vmstate_stop(QIOChannelVmstate *vioc);
 
 /**
  * qio_channel_vmstate_abort: Give up the stream and close the channel

@@ -5,22 +5,209 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
+#include "block/block.h"
+#include "block/snapshot.h"
+#include "migration/misc.h"
+#include "migration/snapshot-guard.h"
 #include "migration/snapshot.h"
+#include "qapi/error.h"
+#include "qemu/yank.h"
 #include "system/runstate.h"
+#include "system/system.h"
+#include "migration.h"
+#include "savevm.h"
+#include "snapshot-co.h"
+#include "snapshot-params.h"
 #include "snapshot-revert.h"
+#include "snapshot-stream.h"
+#include "yank_functions.h"
 
-bool load_snapshot(const char *name, const char *vmstate,
-                   bool has_devices, strList *devices, Error **errp)
+static void snapshot_revert_explain(const char *name, Error **errp)
 {
-    bool disks_moved = false;
-
-    return load_snapshot_moving(name, vmstate, has_devices, devices,
-                                &disks_moved, errp);
+    error_prepend(errp, "Disks were reverted to snapshot '%s', but the VM "
+                  "as a whole could not be, so it stays stopped; revert to "
+                  "a snapshot again or reset the VM before continuing: ",
+                  name);
 }
 
-bool snapshot_revert(const char *name, const char *vmstate, bool has_devices,
-                     strList *devices, Error **errp)
+typedef struct SnapshotRevert {
+    SnapshotOp *op;
+    BlockDriverState *bs;   /* keeps the VM state; a reference */
+    QEMUSnapshotInfo sn;
+    QEMUFile *file;         /* of the migration core, once it is set */
+    bool disks_moved;
+
+    /* What is to be undone or ended */
+    bool op_begun;
+    bool yank_registered;
+    bool vm_held;
+
+    /* The result so far: @err is set if and only if @ret is < 0 */
+    int ret;
+    Error *err;
+} SnapshotRevert;
+
+static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
+{
+    SnapshotOp *op = r->op;
+    int ret;
+
+    if (!bdrv_all_can_snapshot(op->has_devices, op->devices, errp)) {
+        return false;
+    }
+    ret = bdrv_all_has_snapshot(op->name, op->has_devices, op->devices, errp);
+    if (ret == 0) {
+        error_setg(errp, "Snapshot '%s' does not exist in one or more devices",
+                   op->name);
+    }
+    if (ret <= 0) {
+        return false;
+    }
+    r->bs = bdrv_all_find_vmstate_bs(op->vmstate, op->has_devices, op->devices,
+                                     errp);
+    if (!r->bs) {
+        return false;
+    }
+    bdrv_ref(r->bs);
+
+    ret = bdrv_snapshot_find(r->bs, &r->sn, op->name);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Snapshot '%s' cannot be found", op->name);
+        return false;
+    }
+    if (r->sn.vm_state_size == 0) {
+        error_setg(errp, "'%s' is a disk-only snapshot: qemu-img can revert to "
+                   "it while the VM is off", op->name);
+        return false;
+    }
+    if (r->sn.vm_state_size > INT64_MAX) {
+        error_setg(errp, "Snapshot '%s' has a damaged VM state size", op->name);
+        return false;
+    }
+    return true;
+}
+
+static void snapshot_revert_stop_vm(SnapshotRevert *r)
+{
+    RunState state = runstate_get();
+
+    snapshot_op_enter(SNAPSHOT_PHASE_STOP);
+    vm_stop(RUN_STATE_RESTORE_VM);
+    snapshot_guard_hold_vm(state);
+    r->vm_held = true;
+}
+
+static uint64_t snapshot_revert_sample(SnapshotOp *op)
+{
+    return snapshot_stream_tell(op->file);
+}
+
+static void snapshot_revert_disks(SnapshotRevert *r)
+{
+    SnapshotOp *op = r->op;
+
+    /* No request of the guest may come between disks and memory */
+    bdrv_drain_all_begin();
+
+    snapshot_op_enter(SNAPSHOT_PHASE_DISKS_REVERT);
+    r->ret = bdrv_all_goto_snapshot(op->name, op->has_devices, op->devices,
+                                    &r->disks_moved, &r->err);
+    op->committed = r->disks_moved;
+    if (r->ret == 0) {
+        snapshot_op_enter(SNAPSHOT_PHASE_RESET);
+        r->file = snapshot_stream_open_input(r->bs, r->sn.vm_state_size);
+        qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+        migration_incoming_get_current()->from_src_file = r->file;
+        snapshot_op_open(op, r->file, r->sn.vm_state_size,
+                         snapshot_revert_sample);
+    }
+
+    bdrv_drain_all_end();
+}
+
+static void snapshot_revert_begin(void *opaque)
+{
+    SnapshotRevert *r = opaque;
+
+    r->ret = -EINVAL;
+    r->op_begun = snapshot_op_begin(r->op, SNAPSHOT_OPERATION_LOAD, &r->err);
+    if (!r->op_begun || !snapshot_revert_check(r, &r->err)) {
+        return;
+    }
+    if (r->op->cancelled) {
+        error_setg(&r->err, "Reverting to snapshot '%s' was cancelled",
+                   r->op->name);
+        r->ret = -ECANCELED;
+        return;
+    }
+    /* Taken by a migration that is under way */
+    r->yank_registered = yank_register_instance(MIGRATION_YANK_INSTANCE,
+                                                &r->err);
+    if (!r->yank_registered) {
+        return;
+    }
+    snapshot_revert_stop_vm(r);
+    snapshot_revert_disks(r);
+}
+
+static void coroutine_fn snapshot_revert_read_state(SnapshotRevert *r)
+{
+    snapshot_op_enter(SNAPSHOT_PHASE_STATE);
+    r->ret = qemu_loadvm_state(r->file);
+    if (r->ret < 0) {
+        snapshot_stream_set_error(r->file, r->ret,
+                                  "Error while loading VM state", &r->err);
+    }
+}
+
+/* Closes the stream as well, and gives up the yank instance */
+static void snapshot_revert_leave_core(SnapshotRevert *r)
+{
+    snapshot_op_enter(SNAPSHOT_PHASE_CLEAN_UP);
+    snapshot_op_close(r->op);
+    migration_incoming_state_destroy();
+    r->yank_registered = false;
+
+    bdrv_drain_all_begin();
+    snapshot_stream_release(r->bs);
+    bdrv_drain_all_end();
+}
+
+static void snapshot_revert_resume_vm(SnapshotRevert *r)
+{
+    bool as_before = r->ret == 0 || !r->disks_moved;
+
+    r->vm_held = false;
+    snapshot_op_enter(SNAPSHOT_PHASE_RESUME);
+    snapshot_guard_let_vm_go(as_before && !r->op->no_resume
+                             ? load_snapshot_resume : NULL);
+    if (!as_before) {
+        snapshot_revert_explain(r->op->name, &r->err);
+    }
+}
+
+static void snapshot_revert_end(void *opaque)
+{
+    SnapshotRevert *r = opaque;
+
+    if (!r->op_begun) {
+        return;
+    }
+    if (r->file) {
+        snapshot_revert_leave_core(r);
+    }
+    if (r->yank_registered) {
+        yank_unregister_instance(MIGRATION_YANK_INSTANCE);
+    }
+    if (r->vm_held) {
+        snapshot_revert_resume_vm(r);
+    }
+    snapshot_op_end(r->op, r->ret);
+    bdrv_unref(r->bs);
+}
+
+static bool snapshot_revert(const char *name, const char *vmstate,
+                            bool has_devices, strList *devices, Error **errp)
 {
     ERRP_GUARD();
     RunState saved_state = runstate_get();
@@ -34,10 +221,40 @@ bool snapshot_revert(const char *name, const char *vmstate, bool has_devices,
     if (ok || !disks_moved) {
         load_snapshot_resume(saved_state);
     } else {
-        error_prepend(errp, "Disks were reverted to snapshot '%s', but the VM "
-                      "as a whole could not be, so it stays stopped; revert to "
-                      "a snapshot again or reset the VM before continuing: ",
-                      name);
+        snapshot_revert_explain(name, errp);
     }
     return ok;
+}
+
+/* Without the engines all happens in one go */
+static void snapshot_revert_plainly(void *opaque)
+{
+    SnapshotRevert *r = opaque;
+    SnapshotOp *op = r->op;
+
+    if (!snapshot_revert(op->name, op->vmstate, op->has_devices, op->devices,
+                         &r->err)) {
+        r->ret = -EINVAL;
+    }
+    op->committed = true;
+}
+
+int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
+{
+    SnapshotRevert r = { .op = op };
+
+    if (!snapshot_use_engines()) {
+        snapshot_co_call(snapshot_revert_plainly, &r);
+        error_propagate(errp, r.err);
+        return r.ret;
+    }
+
+    snapshot_co_call(snapshot_revert_begin, &r);
+    if (r.ret == 0) {
+        snapshot_revert_read_state(&r);
+    }
+    snapshot_co_call(snapshot_revert_end, &r);
+
+    error_propagate(errp, r.err);
+    return r.ret;
 }

@@ -3,39 +3,30 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * All functions belong to the main loop thread with the BQL, outside
- * coroutines.
+ * Main loop thread with the BQL, outside coroutines unless said otherwise.
  */
 
 #ifndef MIGRATION_SNAPSHOT_REVERT_H
 #define MIGRATION_SNAPSHOT_REVERT_H
 
-#include "qapi/qapi-builtin-types.h"
+#include "snapshot-op.h"
 
 /**
- * snapshot_revert: Stop the VM, revert it to a snapshot, let it go on
+ * snapshot_revert_co: Stop the VM, revert it to a snapshot, let it go on
  *
- * Parameters are those of load_snapshot().
+ * Stopping the VM, reverting the disks and resetting the machine happen in one
+ * go.  Then the VM state is read in the coroutine, which gives way to others
+ * every few milliseconds.  As soon as a disk has been reverted the operation
+ * cannot be cancelled any more.
  *
  * On success the VM is in the run state it was in before.  On failure, too, if
  * no disk was reverted: the guest does not notice.  Once a disk was reverted,
  * memory does not fit the disks any more, so the VM stays stopped ("restore-vm"
  * if it was running), and the message says what is left to do.
  *
- * Returns true on success, false with @errp set on failure.
+ * Coroutine in the main loop's AioContext.  Returns 0, or -errno with @errp
+ * set.
  */
-bool snapshot_revert(const char *name, const char *vmstate, bool has_devices,
-                     strList *devices, Error **errp);
-
-/**
- * load_snapshot_moving: load_snapshot(), which also tells about the disks
- *
- * @disks_moved: set to true if any disk was reverted, left alone otherwise
- *
- * Implemented in savevm.c.  The VM must be stopped.
- */
-bool load_snapshot_moving(const char *name, const char *vmstate,
-                          bool has_devices, strList *devices,
-                          bool *disks_moved, Error **errp);
+int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp);
 
 #endif /* MIGRATION_SNAPSHOT_REVERT_H */

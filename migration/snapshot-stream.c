@@ -8,26 +8,18 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "block/vmstate.h"
-#include "system/replay.h"
 #include "channel-block.h"
 #include "channel-vmstate.h"
+#include "snapshot-params.h"
 #include "snapshot-stream.h"
-
-/*
- * Record/replay depends on the order of events in the main loop, so it keeps
- * the channel that does one request after the other.
- */
-static bool snapshot_stream_use_engines(void)
-{
-    return replay_mode == REPLAY_MODE_NONE;
-}
 
 QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
 {
     g_autoptr(QIOChannel) ioc = NULL;
 
-    if (snapshot_stream_use_engines()) {
-        ioc = QIO_CHANNEL(qio_channel_vmstate_new_output(bs));
+    if (snapshot_use_engines()) {
+        ioc = QIO_CHANNEL(qio_channel_vmstate_new_output(
+            bs, snapshot_stream_options()));
     } else {
         ioc = QIO_CHANNEL(qio_channel_block_new(bs));
     }
@@ -39,8 +31,9 @@ QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size)
 {
     g_autoptr(QIOChannel) ioc = NULL;
 
-    if (snapshot_stream_use_engines()) {
-        ioc = QIO_CHANNEL(qio_channel_vmstate_new_input(bs, size));
+    if (snapshot_use_engines()) {
+        ioc = QIO_CHANNEL(qio_channel_vmstate_new_input(
+            bs, size, snapshot_stream_options()));
     } else {
         ioc = QIO_CHANNEL(qio_channel_block_new(bs));
     }
@@ -60,16 +53,65 @@ void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
     }
 }
 
-/* Nothing more is worth writing.  Closing then finds the stream ended. */
-static int snapshot_stream_abort(QEMUFile *f, int ret)
+/* NULL if the stream does without the engines */
+static QIOChannelVmstate *snapshot_stream_get_channel(QEMUFile *f)
 {
     QIOChannel *ioc = qemu_file_get_ioc(f);
 
+    return (QIOChannelVmstate *)object_dynamic_cast(OBJECT(ioc),
+                                                    TYPE_QIO_CHANNEL_VMSTATE);
+}
+
+void snapshot_stream_stop(QEMUFile *f)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    if (vioc) {
+        qio_channel_vmstate_stop(vioc);
+    }
+}
+
+uint64_t snapshot_stream_tell(QEMUFile *f)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    return vioc ? qio_channel_vmstate_tell(vioc) : 0;
+}
+
+bool snapshot_stream_get_stats(QEMUFile *f, VmstateStreamStats *stats)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    return vioc && qio_channel_vmstate_get_stats(vioc, stats);
+}
+
+/* Nothing more is worth writing.  Closing then finds the stream ended. */
+static int snapshot_stream_abort(QEMUFile *f, int ret)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
     qemu_file_set_error(f, ret);
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_VMSTATE)) {
-        qio_channel_vmstate_abort(QIO_CHANNEL_VMSTATE(ioc));
+    if (vioc) {
+        qio_channel_vmstate_abort(vioc);
     }
     qemu_fclose(f);
+    return ret;
+}
+
+int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp)
+{
+    ERRP_GUARD();
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+    int ret = qemu_fflush(f);
+
+    if (ret < 0) {
+        snapshot_stream_set_error(f, ret, "Error while writing VM state", errp);
+    } else if (vioc) {
+        ret = qio_channel_vmstate_finish(vioc, errp);
+        if (ret < 0) {
+            error_prepend(errp, "Error while writing VM state: ");
+        }
+    }
     return ret;
 }
 

@@ -4,13 +4,14 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * All functions belong to the main loop thread with the BQL, outside
- * coroutines.
+ * coroutines unless marked.
  */
 
 #ifndef MIGRATION_SNAPSHOT_STREAM_H
 #define MIGRATION_SNAPSHOT_STREAM_H
 
 #include "block/block-common.h"
+#include "block/vmstate-stream.h"
 #include "qemu-file.h"
 
 /**
@@ -35,6 +36,15 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
                                  Error **errp);
 
 /**
+ * snapshot_stream_finish_output: Write and flush what is left
+ *
+ * What snapshot_stream_close_output() does first, in a coroutine: there it
+ * yields instead of running the main loop.  Returns 0, or a negative value with
+ * @errp set; the stream is still to be closed, with that value.
+ */
+int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp);
+
+/**
  * snapshot_stream_open_input: A QEMUFile that reads VM state from @bs
  *
  * @size: length of the VM state in bytes
@@ -42,6 +52,27 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
  * To be closed with qemu_fclose().  Reads nothing yet.  Never fails.
  */
 QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size);
+
+/**
+ * snapshot_stream_stop: Let the stream fail soon, whoever uses it
+ *
+ * Returns at once.  Main loop thread.
+ */
+void snapshot_stream_stop(QEMUFile *f);
+
+/**
+ * snapshot_stream_tell: Bytes that went through the stream's channel so far
+ *
+ * Main loop thread, which must be the one that uses the stream.
+ */
+uint64_t snapshot_stream_tell(QEMUFile *f);
+
+/**
+ * snapshot_stream_get_stats: Copy the figures of the stream's engine to @stats
+ *
+ * Main loop thread.  Returns false if the stream does without an engine.
+ */
+bool snapshot_stream_get_stats(QEMUFile *f, VmstateStreamStats *stats);
 
 /**
  * snapshot_stream_set_error: Say why producing or consuming a stream failed

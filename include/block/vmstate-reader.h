@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A window of VMSTATE_READER_WINDOW bytes is filled by one request at a time,
+ * A window of a few megabytes is filled by one request at a time,
  * so that a rotating disk sees one sequential reader.  The completion of a
  * request starts the next one as long as the window has room; the consumer
  * need not ask.  Requests begin at VMSTATE_READER_MIN_REQUEST bytes and double
@@ -28,7 +28,7 @@
 #include "block/block.h"
 #include "block/vmstate-stream.h"
 
-/* Bytes of VM state held in memory ahead of the consumer, at most */
+/* Bytes of VM state held in memory ahead of the consumer, at most, by default */
 #define VMSTATE_READER_WINDOW (10 * MiB)
 
 /* Size of the first read-ahead request of a stream and after a seek */
@@ -41,6 +41,7 @@ typedef struct VmstateReader VmstateReader;
  *
  * @size: length of the VM state in bytes, or -1 if unknown.  At or beyond it
  *        the reader reports end of stream and reads nothing from the node.
+ * @options: copied; NULL for the defaults
  *
  * Takes a reference to @bs, which vmstate_reader_free() drops.  The first
  * vmstate_reader_read() allocates the window and starts reading, not this
@@ -48,7 +49,8 @@ typedef struct VmstateReader VmstateReader;
  *
  * Main loop thread, with the BQL, not in a coroutine.  Never fails.
  */
-VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size);
+VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
+                                  const VmstateStreamOptions *options);
 
 /**
  * vmstate_reader_read: Copy the next bytes of the stream to @iov

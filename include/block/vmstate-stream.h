@@ -11,6 +11,27 @@
 #ifndef BLOCK_VMSTATE_STREAM_H
 #define BLOCK_VMSTATE_STREAM_H
 
+/**
+ * VmstateStreamOptions: what a stream can be tuned by
+ *
+ * @chunk_size: of the writer's requests, in bytes, before it is rounded up to a
+ *              multiple of the node's cluster size; > 0
+ * @depth: of the writer's requests that may be in flight at one time; > 0
+ * @window: of the reader, in bytes; a multiple of VMSTATE_READER_MIN_REQUEST,
+ *          and at least two of them
+ * @growth_step: how far, in bytes, the node may grow its file ahead of the
+ *               writes; 0 to let it alone
+ */
+typedef struct VmstateStreamOptions {
+    size_t chunk_size;
+    unsigned depth;
+    size_t window;
+    int64_t growth_step;
+} VmstateStreamOptions;
+
+/* Good for local disks as well as for storage that is far away */
+extern const VmstateStreamOptions vmstate_stream_defaults;
+
 /* The last one but one ends at 2^31 us, some 36 minutes */
 #define VMSTATE_LATENCY_CLASSES 64
 

@@ -33,12 +33,12 @@
 #include "block/block.h"
 #include "block/vmstate-stream.h"
 
-/* Requests that may be in flight at one time */
+/* Requests that may be in flight at one time, by default */
 #define VMSTATE_WRITER_DEPTH 8
 
 /*
- * Chunk size in bytes, before it is rounded up to a multiple of the node's
- * cluster size
+ * Chunk size in bytes, by default, before it is rounded up to a multiple of the
+ * node's cluster size
  */
 #define VMSTATE_WRITER_CHUNK (1 * MiB)
 
@@ -47,15 +47,17 @@ typedef struct VmstateWriter VmstateWriter;
 /**
  * vmstate_writer_new: Start a stream at VM state offset 0 of @bs
  *
+ * @options: copied; NULL for the defaults
+ *
  * Takes a reference to @bs, which vmstate_writer_free() drops.  Buffers for
- * chunks are allocated when they are first needed, a few at a time and
- * VMSTATE_WRITER_DEPTH + 1 at most.
- * Nothing is read or written yet.
+ * chunks are allocated when they are first needed, a few at a time, one more at
+ * most than there may be requests in flight.  Nothing is read or written yet.
  *
  * Main loop thread, with the BQL, not in a coroutine.  Never fails; a node
  * that cannot store VM state shows it as an error of the first request.
  */
-VmstateWriter *vmstate_writer_new(BlockDriverState *bs);
+VmstateWriter *vmstate_writer_new(BlockDriverState *bs,
+                                  const VmstateStreamOptions *options);
 
 /**
  * vmstate_writer_write: Append @niov elements of @iov to the stream

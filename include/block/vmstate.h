@@ -14,6 +14,13 @@
 
 #include "block/block-common.h"
 #include "block/graph-lock.h"
+#include "qemu/units.h"
+
+/*
+ * How far a file is grown ahead of VM state, by default and at most, in bytes:
+ * what a crash leaves behind is told from space that somebody reserved by that
+ */
+#define VMSTATE_GROWTH_STEP (128 * MiB)
 
 /**
  * BdrvVmstateOps: callbacks of a format driver that stores VM state
@@ -27,8 +34,8 @@ typedef struct BdrvVmstateOps {
     /* Can @bs take part in a snapshot with VM state at all? */
     bool (*check)(BlockDriverState *bs, Error **errp) GRAPH_RDLOCK_PTR;
 
-    int coroutine_fn (*co_begin_save)(BlockDriverState *bs, Error **errp)
-        GRAPH_RDLOCK_PTR;
+    int coroutine_fn (*co_begin_save)(BlockDriverState *bs, int64_t growth_step,
+                                      Error **errp) GRAPH_RDLOCK_PTR;
     void coroutine_fn (*co_end_save)(BlockDriverState *bs) GRAPH_RDLOCK_PTR;
     int coroutine_fn (*co_release)(BlockDriverState *bs, Error **errp)
         GRAPH_RDLOCK_PTR;
@@ -51,14 +58,19 @@ bool GRAPH_RDLOCK bdrv_vmstate_check(BlockDriverState *bs, Error **errp);
  * bdrv_vmstate_release() does, and lets the driver prepare.  After success,
  * and only then, bdrv_vmstate_end_save() must follow.
  *
+ * @growth_step: how far, in bytes, the driver may grow its file ahead of the
+ *               writes, up to VMSTATE_GROWTH_STEP; 0 for not at all
+ *
  * No VM state request may be in flight, and @bs must be drained.
  *
  * Returns 0, or -errno with @errp set and nothing begun.
  */
 int coroutine_fn GRAPH_RDLOCK
-bdrv_co_vmstate_begin_save(BlockDriverState *bs, Error **errp);
+bdrv_co_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
+                           Error **errp);
 int co_wrapper_bdrv_rdlock
-bdrv_vmstate_begin_save(BlockDriverState *bs, Error **errp);
+bdrv_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
+                        Error **errp);
 
 /**
  * bdrv_vmstate_end_save: No more VM state will be written to @bs

@@ -55,7 +55,7 @@ static void reader_open_sized(ReaderTest *rt, VmstateTest *t, int64_t stored,
     t->node->max_read = WINDOW / 2;
     *rt = (ReaderTest) {
         .t = t,
-        .r = vmstate_reader_new(t->bs, size),
+        .r = vmstate_reader_new(t->bs, size, NULL),
         .size = size,
         .stored = stored,
     };
@@ -1069,7 +1069,7 @@ static void test_unsupported(void)
     qdict_put_str(options, "node-name", VMSTATE_TEST_NODE_NAME);
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 
-    r = vmstate_reader_new(bs, 1000);
+    r = vmstate_reader_new(bs, 1000, NULL);
     ret = vmstate_reader_read(r, &iov, 1, &err);
     vmstate_test_check_error(ret, err, ENOTSUP, 0);
     error_free(err);

@@ -38,7 +38,7 @@ static void writer_open(WriterTest *wt, VmstateTest *t)
 
     *wt = (WriterTest) {
         .t = t,
-        .w = vmstate_writer_new(t->bs),
+        .w = vmstate_writer_new(t->bs, NULL),
         .chunk = QEMU_ALIGN_UP((size_t)VMSTATE_WRITER_CHUNK, cluster),
     };
 }
@@ -688,7 +688,7 @@ static void test_unsupported(void)
     qdict_put_str(options, "node-name", VMSTATE_TEST_NODE_NAME);
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 
-    w = vmstate_writer_new(bs);
+    w = vmstate_writer_new(bs, NULL);
     g_assert_cmpint(vmstate_writer_write(w, &iov, 1, &error_abort), ==, 0);
     ret = vmstate_writer_finish(w, &err);
     vmstate_test_check_error(ret, err, ENOTSUP, 0);

@@ -1,5 +1,5 @@
 /*
- * Figures of a VM state stream
+ * Options and figures of VM state streams
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -7,7 +7,17 @@
 #include "qemu/osdep.h"
 #include "qemu/host-utils.h"
 #include "qemu/timer.h"
-#include "block/vmstate-stream.h"
+#include "qemu/units.h"
+#include "block/vmstate.h"
+#include "block/vmstate-reader.h"
+#include "block/vmstate-writer.h"
+
+const VmstateStreamOptions vmstate_stream_defaults = {
+    .chunk_size = VMSTATE_WRITER_CHUNK,
+    .depth = VMSTATE_WRITER_DEPTH,
+    .window = VMSTATE_READER_WINDOW,
+    .growth_step = VMSTATE_GROWTH_STEP,
+};
 
 /* Upper bound of class @i in nanoseconds: 2^(i / 2) us */
 static int64_t vmstate_latency_bound(unsigned i)

@@ -1,0 +1,97 @@
+/*
+ * What must not happen while a snapshot is saved or reverted to
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The monitor answers while a snapshot operation is under way.  A command that
+ * would change the VM's devices, memory or block graph, or that gets at the
+ * migration core, which the operation uses, is refused.  Whoever starts or
+ * stops the VM otherwise gets it when the operation is over.  None of this
+ * looks at the run state: the VM may have been stopped by somebody else before.
+ */
+
+#ifndef QEMU_MIGRATION_SNAPSHOT_GUARD_H
+#define QEMU_MIGRATION_SNAPSHOT_GUARD_H
+
+#include "qapi/qapi-types-run-state.h"
+
+/**
+ * snapshot_guard_begin: A snapshot operation begins
+ *
+ * @doing: what is being done, such as "saved"; a static string
+ *
+ * Pauses the block jobs there are, until snapshot_guard_end(): the block layer
+ * is not drained all the time, and a job that ended could change the graph.
+ *
+ * Main loop thread with the BQL, outside coroutines.  Returns false with @errp
+ * set if another operation is under way.
+ */
+bool snapshot_guard_begin(const char *doing, Error **errp);
+
+/**
+ * snapshot_guard_end: The operation is over, everything is allowed again
+ *
+ * The VM must not be held any more.  Same conditions as at the beginning.
+ */
+void snapshot_guard_end(void);
+
+/**
+ * snapshot_in_progress: Is an operation under way?
+ *
+ * Any thread.
+ */
+bool snapshot_in_progress(void);
+
+/**
+ * snapshot_guard_hold_vm: From now on the VM stays stopped
+ *
+ * @state: the run state that it was in
+ *
+ * Main loop thread with the BQL.
+ */
+void snapshot_guard_hold_vm(RunState state);
+
+/**
+ * snapshot_guard_let_vm_go: The VM is not held any more
+ *
+ * @resume: called with the run state that it was in; NULL if it shall stay as
+ *          it is.  Then the VM is started or stopped if somebody has asked for
+ *          that meanwhile.
+ *
+ * Main loop thread with the BQL, outside coroutines.
+ */
+void snapshot_guard_let_vm_go(void (*resume)(RunState state));
+
+/**
+ * snapshot_guard_postpones: Is the VM held, so that it cannot be in @state now?
+ *
+ * If so, it will be in @state when it is not held any more.
+ *
+ * Main loop thread with the BQL.
+ */
+bool snapshot_guard_postpones(RunState state);
+
+/**
+ * snapshot_guard_allows_qmp: May QMP command @name be executed now?
+ *
+ * Any thread.  Returns false with @errp set if it has to wait.
+ */
+bool snapshot_guard_allows_qmp(const char *name, Error **errp);
+
+/**
+ * snapshot_guard_allows_hmp: May HMP command line @cmdline be executed now?
+ *
+ * Main loop thread.  Returns false with @errp set if it has to wait.
+ */
+bool snapshot_guard_allows_hmp(const char *cmdline, Error **errp);
+
+/**
+ * snapshot_shutdown: End the operation that is under way, if any
+ *
+ * A save is cancelled; a revert fails.  The VM does not run again.
+ *
+ * Main loop thread with the BQL, outside coroutines.
+ */
+void snapshot_shutdown(void);
+
+#endif /* QEMU_MIGRATION_SNAPSHOT_GUARD_H */

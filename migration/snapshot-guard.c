@@ -1,0 +1,232 @@
+/*
+ * What must not happen while a snapshot is saved or reverted to
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/blockjob.h"
+#include "migration/snapshot-guard.h"
+#include "qapi/error.h"
+#include "qemu/atomic.h"
+#include "qemu/ctype.h"
+#include "qemu/job.h"
+#include "qemu/main-loop.h"
+#include "system/runstate.h"
+
+static struct {
+    /* Written in the main loop, read in any thread; NULL if nothing is done */
+    const char *doing;
+
+    /* Main loop only */
+    bool holds_vm;
+    RunState state;         /* of the VM, before it was held */
+    RunState asked_for;     /* by somebody meanwhile, or RUN_STATE__MAX */
+    GSList *paused_jobs;    /* of BlockJob; a reference each */
+} guard;
+
+/*
+ * Commands that look, or that have to do with jobs, monitors and traces only.
+ * Everything else is refused, also what a later QEMU adds: a command that has
+ * to wait for once does less harm than one that spoils a snapshot.
+ */
+static const char *const allowed_qmp_prefixes[] = {
+    "query-",
+    "x-query-",
+    "trace-event-",
+};
+
+static const char *const allowed_qmp[] = {
+    "add_client",
+    "block-job-pause",
+    "block-job-set-speed",
+    "client_migrate_info",
+    "closefd",
+    "cxl-inject-correctable-error",
+    "device-list-properties",
+    "expire_password",
+    "getfd",
+    "human-monitor-command",
+    "job-cancel",
+    "job-dismiss",
+    "job-pause",
+    "memsave",
+    "pmemsave",
+    "qmp_capabilities",
+    "qom-get",
+    "qom-list",
+    "qom-list-properties",
+    "qom-list-types",
+    "quit",
+    "screendump",
+    "set_password",
+    "stop",
+    "yank",
+};
+
+static const char *const allowed_hmp[] = {
+    "?",
+    "help",
+    "info",
+    "log",
+    "logfile",
+    "memsave",
+    "p",
+    "pmemsave",
+    "print",
+    "q",
+    "qom-get",
+    "qom-list",
+    "quit",
+    "s",
+    "screendump",
+    "stop",
+    "sum",
+    "trace-event",
+    "trace-file",
+    "x",
+    "xp",
+};
+
+static bool is_one_of(const char *name, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!strcmp(name, names[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool snapshot_guard_refuse(const char *doing, const char *name,
+                                  Error **errp)
+{
+    error_setg(errp, "Command '%s' has to wait: a snapshot is being %s", name,
+               doing);
+    return false;
+}
+
+bool snapshot_guard_allows_qmp(const char *name, Error **errp)
+{
+    const char *doing = qatomic_read(&guard.doing);
+
+    if (!doing || is_one_of(name, allowed_qmp, ARRAY_SIZE(allowed_qmp))) {
+        return true;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(allowed_qmp_prefixes); i++) {
+        if (g_str_has_prefix(name, allowed_qmp_prefixes[i])) {
+            return true;
+        }
+    }
+    return snapshot_guard_refuse(doing, name, errp);
+}
+
+bool snapshot_guard_allows_hmp(const char *cmdline, Error **errp)
+{
+    const char *doing = qatomic_read(&guard.doing);
+    g_autofree char *name = NULL;
+
+    if (!doing) {
+        return true;
+    }
+    while (qemu_isspace(*cmdline)) {
+        cmdline++;
+    }
+    /* As in "x/10i $pc" */
+    name = g_strndup(cmdline, strcspn(cmdline, " \t/"));
+    return is_one_of(name, allowed_hmp, ARRAY_SIZE(allowed_hmp)) ||
+           snapshot_guard_refuse(doing, name, errp);
+}
+
+static void snapshot_guard_pause_block_jobs(void)
+{
+    BlockJob *job;
+
+    JOB_LOCK_GUARD();
+    for (job = block_job_next_locked(NULL); job;
+         job = block_job_next_locked(job)) {
+        job_ref_locked(&job->job);
+        job_pause_locked(&job->job);
+        guard.paused_jobs = g_slist_prepend(guard.paused_jobs, job);
+    }
+}
+
+static void snapshot_guard_resume_block_jobs(void)
+{
+    JOB_LOCK_GUARD();
+    while (guard.paused_jobs) {
+        BlockJob *job = guard.paused_jobs->data;
+
+        job_resume_locked(&job->job);
+        job_unref_locked(&job->job);
+        guard.paused_jobs = g_slist_delete_link(guard.paused_jobs,
+                                                guard.paused_jobs);
+    }
+}
+
+bool snapshot_guard_begin(const char *doing, Error **errp)
+{
+    GLOBAL_STATE_CODE();
+
+    if (guard.doing) {
+        error_setg(errp, "Another snapshot is being %s", guard.doing);
+        return false;
+    }
+    qatomic_set(&guard.doing, doing);
+    snapshot_guard_pause_block_jobs();
+    return true;
+}
+
+void snapshot_guard_end(void)
+{
+    GLOBAL_STATE_CODE();
+    assert(guard.doing && !guard.holds_vm);
+
+    qatomic_set(&guard.doing, NULL);
+    snapshot_guard_resume_block_jobs();
+    /* The main loop has held back resets and the like */
+    qemu_notify_event();
+}
+
+bool snapshot_in_progress(void)
+{
+    return qatomic_read(&guard.doing);
+}
+
+void snapshot_guard_hold_vm(RunState state)
+{
+    GLOBAL_STATE_CODE();
+    assert(guard.doing && !guard.holds_vm);
+
+    guard.holds_vm = true;
+    guard.state = state;
+    guard.asked_for = RUN_STATE__MAX;
+}
+
+void snapshot_guard_let_vm_go(void (*resume)(RunState state))
+{
+    GLOBAL_STATE_CODE();
+    assert(guard.holds_vm);
+
+    guard.holds_vm = false;
+    if (!resume) {
+        return;
+    }
+    resume(guard.state);
+    if (guard.asked_for == RUN_STATE__MAX) {
+        return;
+    }
+    if (runstate_is_live(guard.asked_for)) {
+        vm_start();
+    } else {
+        vm_stop(guard.asked_for);
+    }
+}
+
+bool snapshot_guard_postpones(RunState state)
+{
+    if (guard.holds_vm) {
+        guard.asked_for = state;
+    }
+    return guard.holds_vm;
+}

@@ -1,0 +1,384 @@
+/*
+ * Saving a snapshot while the monitor answers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/block.h"
+#include "block/snapshot.h"
+#include "block/vmstate.h"
+#include "migration/global_state.h"
+#include "migration/misc.h"
+#include "migration/snapshot-guard.h"
+#include "migration/snapshot.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "system/runstate.h"
+#include "migration.h"
+#include "options.h"
+#include "ram.h"
+#include "savevm.h"
+#include "snapshot-check.h"
+#include "snapshot-co.h"
+#include "snapshot-params.h"
+#include "snapshot-save.h"
+#include "snapshot-stream.h"
+
+typedef struct SnapshotSave {
+    SnapshotOp *op;
+    BlockDriverState *bs;   /* keeps the VM state; a reference */
+    QEMUSnapshotInfo sn;
+    QEMUFile *file;
+
+    /* What is to be undone or ended */
+    bool op_begun;
+    bool vm_held;
+    bool space_begun;
+    bool core_begun;
+
+    /* The result so far: @err is set if and only if @ret is < 0 */
+    int ret;
+    Error *err;
+
+    /* For the thread: constant while it runs */
+    Coroutine *co;
+} SnapshotSave;
+
+/* --- Before the VM stops ------------------------------------------------- */
+
+static bool snapshot_save_check_core(Error **errp)
+{
+    if (migration_is_blocked(errp)) {
+        return false;
+    }
+    if (migration_is_running()) {
+        error_setg(errp, "There's a migration process in progress");
+        return false;
+    }
+    if (migrate_multifd() || migrate_mapped_ram()) {
+        error_setg(errp, "Snapshots do not work with migration capability '%s'",
+                   migrate_multifd() ? "multifd" : "mapped-ram");
+        return false;
+    }
+    return true;
+}
+
+static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
+{
+    int ret;
+
+    if (!op->name) {
+        return true;
+    }
+    if (op->overwrite) {
+        return bdrv_all_delete_snapshot(op->name, op->has_devices, op->devices,
+                                        errp) >= 0;
+    }
+    ret = snapshot_exists_on_any(op->name, op->has_devices, op->devices, errp);
+    if (ret > 0) {
+        error_setg(errp, "Snapshot '%s' already exists in one or more devices",
+                   op->name);
+    }
+    return ret == 0;
+}
+
+static bool snapshot_save_check(SnapshotSave *s, Error **errp)
+{
+    SnapshotOp *op = s->op;
+
+    if (!snapshot_save_check_core(errp) ||
+        !bdrv_all_can_snapshot(op->has_devices, op->devices, errp) ||
+        !snapshot_save_make_room_for_name(op, errp)) {
+        return false;
+    }
+    s->bs = bdrv_all_find_vmstate_bs(op->vmstate, op->has_devices, op->devices,
+                                     errp);
+    if (!s->bs) {
+        return false;
+    }
+    bdrv_ref(s->bs);
+    return true;
+}
+
+/* --- Phases -------------------------------------------------------------- */
+
+static void snapshot_save_describe(SnapshotSave *s)
+{
+    g_autoptr(GDateTime) now = g_date_time_new_now_local();
+    g_autofree char *made = g_date_time_format(now, "vm-%Y%m%d%H%M%S");
+
+    s->sn.date_sec = g_date_time_to_unix(now);
+    s->sn.date_nsec = g_date_time_get_microsecond(now) * SCALE_US;
+    s->sn.vm_clock_nsec = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    s->sn.icount = -1ULL;   /* record/replay does not come here */
+    pstrcpy(s->sn.name, sizeof(s->sn.name), s->op->name ?: made);
+    snapshot_op_set_name(s->sn.name);
+}
+
+static void snapshot_save_stop_vm(SnapshotSave *s)
+{
+    RunState state = runstate_get();
+
+    snapshot_op_enter(SNAPSHOT_PHASE_STOP);
+    global_state_store();
+    vm_stop(RUN_STATE_SAVE_VM);
+    snapshot_guard_hold_vm(state);
+    s->vm_held = true;
+}
+
+static void snapshot_save_set_core_file(QEMUFile *file)
+{
+    MigrationState *ms = migrate_get_current();
+
+    QEMU_LOCK_GUARD(&ms->qemu_file_lock);
+    ms->to_dst_file = file;
+}
+
+static uint64_t snapshot_save_sample(SnapshotOp *op)
+{
+    return op->total - MIN(op->total, ram_bytes_remaining());
+}
+
+static void snapshot_save_open(SnapshotSave *s)
+{
+    snapshot_op_enter(SNAPSHOT_PHASE_SETUP);
+
+    bdrv_drain_all_begin();
+    s->ret = bdrv_vmstate_begin_save(
+        s->bs, snapshot_stream_options()->growth_step, &s->err);
+    bdrv_drain_all_end();
+    if (s->ret < 0) {
+        return;
+    }
+    s->space_begun = true;
+
+    s->file = snapshot_stream_open_output(s->bs);
+    s->ret = migrate_init(migrate_get_current(), &s->err);
+    if (s->ret < 0) {
+        return;
+    }
+    s->core_begun = true;
+    snapshot_save_set_core_file(s->file);
+
+    qemu_savevm_state_header(s->file);
+    s->ret = qemu_savevm_state_setup(s->file, &s->err);
+    if (s->ret < 0) {
+        return;
+    }
+    snapshot_op_open(s->op, s->file, ram_bytes_total(), snapshot_save_sample);
+}
+
+static void snapshot_save_begin(void *opaque)
+{
+    SnapshotSave *s = opaque;
+
+    s->ret = -EINVAL;
+    s->op_begun = snapshot_op_begin(s->op, SNAPSHOT_OPERATION_SAVE, &s->err);
+    if (!s->op_begun || s->op->cancelled || !snapshot_save_check(s, &s->err)) {
+        return;
+    }
+    snapshot_save_stop_vm(s);
+    snapshot_save_describe(s);
+    snapshot_save_open(s);
+}
+
+/*
+ * The thread walks RAM and nothing else.  It does not hold the BQL, like the
+ * thread of a live migration, and unlike the main loop it may sleep while the
+ * stream's buffers are all in use.
+ */
+static void *snapshot_save_thread(void *opaque)
+{
+    SnapshotSave *s = opaque;
+
+    rcu_register_thread();
+    while (qemu_file_get_error(s->file) == 0) {
+        if (qemu_savevm_state_iterate(s->file, false) > 0) {
+            break;
+        }
+    }
+    rcu_unregister_thread();
+
+    aio_co_wake(s->co);
+    return NULL;
+}
+
+static void coroutine_fn snapshot_save_walk_ram(SnapshotSave *s)
+{
+    QemuThread thread;
+
+    snapshot_op_enter(SNAPSHOT_PHASE_RAM);
+    s->co = qemu_coroutine_self();
+    qemu_thread_create(&thread, "snapshot-save", snapshot_save_thread, s,
+                       QEMU_THREAD_JOINABLE);
+    qemu_coroutine_yield();
+    qemu_thread_join(&thread);
+}
+
+/* The migration core is as it was, but for what query-migrate tells */
+static void snapshot_save_leave_core(SnapshotSave *s)
+{
+    MigrationState *ms = migrate_get_current();
+    MigrationStatus status = MIGRATION_STATUS_COMPLETED;
+
+    if (!s->core_begun) {
+        return;
+    }
+    s->core_begun = false;
+    qemu_savevm_state_cleanup();
+    if (s->ret < 0) {
+        status = s->op->cancelled ? MIGRATION_STATUS_CANCELLED
+                                  : MIGRATION_STATUS_FAILED;
+    }
+    migrate_set_state(&ms->state, MIGRATION_STATUS_SETUP, status);
+    snapshot_save_set_core_file(NULL);
+}
+
+static void snapshot_save_device_state(void *opaque)
+{
+    SnapshotSave *s = opaque;
+
+    snapshot_op_enter(SNAPSHOT_PHASE_DEVICE_STATE);
+    if (qemu_file_get_error(s->file) == 0) {
+        qemu_savevm_maybe_send_switchover_start(s->file);
+        qemu_savevm_state_complete_precopy(s->file, false);
+    }
+    s->ret = qemu_file_get_error(s->file);
+    if (s->ret < 0) {
+        snapshot_stream_set_error(s->file, s->ret,
+                                  "Error while writing VM state", &s->err);
+    }
+    snapshot_save_leave_core(s);
+}
+
+static void snapshot_save_create_snapshots(SnapshotSave *s, uint64_t size)
+{
+    SnapshotOp *op = s->op;
+
+    snapshot_op_enter(SNAPSHOT_PHASE_DISKS_SNAPSHOT);
+    s->ret = bdrv_all_create_snapshot(&s->sn, s->bs, size, op->has_devices,
+                                      op->devices, &s->err);
+    if (s->ret < 0) {
+        bdrv_all_delete_snapshot(s->sn.name, op->has_devices, op->devices,
+                                 NULL);
+    }
+}
+
+static void snapshot_save_resume_vm(SnapshotSave *s)
+{
+    if (!s->vm_held) {
+        return;
+    }
+    s->vm_held = false;
+    snapshot_op_enter(SNAPSHOT_PHASE_RESUME);
+    snapshot_guard_let_vm_go(s->op->no_resume ? NULL : vm_resume);
+}
+
+/* After this the result does not depend on a cancel any more */
+static void snapshot_save_decide(SnapshotSave *s)
+{
+    if (!s->op->cancelled) {
+        s->op->committed = s->ret == 0;
+        return;
+    }
+    error_free(s->err);
+    s->err = NULL;
+    error_setg(&s->err, "Saving snapshot '%s' was cancelled",
+               s->op->name ?: s->sn.name);
+    s->ret = -ECANCELED;
+}
+
+static uint64_t snapshot_save_close(SnapshotSave *s)
+{
+    uint64_t size = 0;
+
+    if (s->op->file) {
+        snapshot_op_close(s->op);
+    }
+    snapshot_save_leave_core(s);
+    if (s->file) {
+        s->ret = snapshot_stream_close_output(s->file, s->ret, &size, &s->err);
+    }
+    return size;
+}
+
+/* Make what was written a snapshot, or take it back */
+static void snapshot_save_conclude_space(SnapshotSave *s, uint64_t size)
+{
+    if (!s->space_begun) {
+        return;
+    }
+    bdrv_drain_all_begin();
+    if (s->ret == 0) {
+        snapshot_save_create_snapshots(s, size);
+    }
+    snapshot_op_enter(SNAPSHOT_PHASE_CLEAN_UP);
+    if (s->ret < 0) {
+        snapshot_stream_release(s->bs);
+    }
+    bdrv_vmstate_end_save(s->bs);
+    bdrv_drain_all_end();
+}
+
+static void snapshot_save_end(void *opaque)
+{
+    SnapshotSave *s = opaque;
+    uint64_t size;
+
+    if (!s->op_begun) {
+        return;
+    }
+    snapshot_save_decide(s);
+    size = snapshot_save_close(s);
+    if (s->ret < 0) {
+        /* The guest need not wait until the space is freed */
+        snapshot_save_resume_vm(s);
+    }
+    snapshot_save_conclude_space(s, size);
+    snapshot_save_resume_vm(s);
+
+    snapshot_op_end(s->op, s->ret);
+    bdrv_unref(s->bs);
+}
+
+/* Without the engines all happens in one go */
+static void snapshot_save_plainly(void *opaque)
+{
+    SnapshotSave *s = opaque;
+    SnapshotOp *op = s->op;
+
+    if (!save_snapshot(op->name, op->overwrite, op->vmstate, op->has_devices,
+                       op->devices, &s->err)) {
+        s->ret = -EINVAL;
+    }
+    op->committed = true;
+}
+
+int coroutine_fn snapshot_save_co(SnapshotOp *op, Error **errp)
+{
+    SnapshotSave s = { .op = op };
+
+    if (!snapshot_use_engines()) {
+        snapshot_co_call(snapshot_save_plainly, &s);
+        error_propagate(errp, s.err);
+        return s.ret;
+    }
+
+    snapshot_co_call(snapshot_save_begin, &s);
+    if (s.ret == 0) {
+        snapshot_save_walk_ram(&s);
+        snapshot_co_call(snapshot_save_device_state, &s);
+    }
+    if (s.ret == 0) {
+        snapshot_op_enter(SNAPSHOT_PHASE_FLUSH);
+        s.ret = snapshot_stream_finish_output(s.file, &s.err);
+    }
+    snapshot_co_call(snapshot_save_end, &s);
+
+    error_propagate(errp, s.err);
+    return s.ret;
+}
