@@ -29,6 +29,7 @@
 typedef struct ReaderTest {
     VmstateTest *t;
     VmstateReader *r;
+    int64_t window;
     int64_t size;           /* as told to the reader */
     int64_t stored;         /* bytes of the model stream in the node */
     uint64_t delivered;
@@ -48,17 +49,26 @@ typedef struct ReaderTest {
     int64_t err_pos;
 } ReaderTest;
 
-static void reader_open_sized(ReaderTest *rt, VmstateTest *t, int64_t stored,
-                              int64_t size)
+static void reader_open_tuned(ReaderTest *rt, VmstateTest *t, int64_t stored,
+                              int64_t size, const VmstateStreamOptions *options)
 {
+    int64_t window = options ? options->window : WINDOW;
+
     t->node->model_bytes = stored;
-    t->node->max_read = WINDOW / 2;
+    t->node->max_read = window / 2;
     *rt = (ReaderTest) {
         .t = t,
-        .r = vmstate_reader_new(t->bs, size, NULL),
+        .r = vmstate_reader_new(t->bs, size, options),
+        .window = window,
         .size = size,
         .stored = stored,
     };
+}
+
+static void reader_open_sized(ReaderTest *rt, VmstateTest *t, int64_t stored,
+                              int64_t size)
+{
+    reader_open_tuned(rt, t, stored, size, NULL);
 }
 
 static void reader_open(ReaderTest *rt, VmstateTest *t, int64_t size)
@@ -101,7 +111,8 @@ static void limit_reads(ReaderTest *rt, int64_t pos)
     int64_t end = end_of_stream(rt);
 
     QEMU_LOCK_GUARD(&node->lock);
-    node->read_limit = pos >= end - WINDOW ? end : pos + WINDOW;
+    node->read_limit = pos >= end - rt->window ? end
+                                                : pos + rt->window;
 }
 
 static bool all_are(const uint8_t *buf, size_t bytes, uint8_t value)
@@ -284,7 +295,7 @@ static void check_stats(ReaderTest *rt)
     g_assert_cmpuint(stats.max_in_flight, ==, ended > 0);
     g_assert_cmpint(!stats.storage_ns, ==, !ended);
     g_assert_cmpuint(stats.bytes, ==, rt->delivered);
-    g_assert_cmpuint(stats.buffer_bytes, <=, WINDOW);
+    g_assert_cmpuint(stats.buffer_bytes, <=, rt->window);
     g_assert_cmpint(!stats.stalls, ==, !stats.stall_ns);
 }
 
@@ -359,6 +370,27 @@ static void test_fast_node(VmstateTest *t)
     read_until(&rt, INT64_MAX);
     check_whole_stream(&rt);
     reader_close(&rt);
+}
+
+static void test_tuned(VmstateTest *t)
+{
+    static const size_t windows[] = { 2 * MiB, 3 * MiB, 32 * MiB };
+    unsigned i;
+
+    for (i = 0; i < ARRAY_SIZE(windows); i++) {
+        VmstateStreamOptions options = { .window = windows[i] };
+        VmstateStreamStats stats;
+        ReaderTest rt;
+
+        vmstate_test_node_reset(t->node);
+        reader_open_tuned(&rt, t, 2 * LONG_STATE, 2 * LONG_STATE, &options);
+        options.window = 0;     /* it was copied */
+        read_until(&rt, INT64_MAX);
+        check_whole_stream(&rt);
+        vmstate_reader_get_stats(rt.r, &stats);
+        g_assert_cmpuint(stats.buffer_bytes, ==, windows[i]);
+        reader_close(&rt);
+    }
 }
 
 /* As the loader of a VM reads: 32 KiB at a time */
@@ -1138,6 +1170,7 @@ static void add_cases(void)
     } cases[] = {
         { "sizes", test_sizes },
         { "fast-node", test_fast_node },
+        { "tuned", test_tuned },
         { "small-reads", test_small_reads },
         { "tiny-reads", test_tiny_reads },
         { "empty-iov", test_empty_iov },

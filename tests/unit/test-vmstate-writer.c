@@ -23,6 +23,7 @@ typedef struct WriterTest {
     VmstateTest *t;
     VmstateWriter *w;
     size_t chunk;
+    unsigned depth;
 
     /* For the party: what to do, and how the stream stands */
     uint64_t length;
@@ -40,7 +41,25 @@ static void writer_open(WriterTest *wt, VmstateTest *t)
         .t = t,
         .w = vmstate_writer_new(t->bs, NULL),
         .chunk = QEMU_ALIGN_UP((size_t)VMSTATE_WRITER_CHUNK, cluster),
+        .depth = VMSTATE_WRITER_DEPTH,
     };
+}
+
+static void writer_open_tuned(WriterTest *wt, VmstateTest *t, size_t chunk,
+                              unsigned depth)
+{
+    VmstateStreamOptions options = vmstate_stream_defaults;
+
+    options.chunk_size = chunk;
+    options.depth = depth;
+    *wt = (WriterTest) {
+        .t = t,
+        .w = vmstate_writer_new(t->bs, &options),
+        .chunk = QEMU_ALIGN_UP(chunk, t->node->cluster_size ?: 1),
+        .depth = depth,
+    };
+    /* The options were copied */
+    memset(&options, 0, sizeof(options));
 }
 
 static void writer_close(WriterTest *wt)
@@ -224,6 +243,22 @@ static GArray *get_writes(VmstateTestNode *node)
     return writes;
 }
 
+static void check_latency(const VmstateStreamStats *stats)
+{
+    uint64_t count = 0;
+    unsigned i;
+
+    for (i = 0; i < ARRAY_SIZE(stats->latency); i++) {
+        count += stats->latency[i];
+    }
+    g_assert_cmpuint(count, ==, stats->requests);
+    g_assert_cmpint(stats->max_latency_ns, <=, stats->storage_ns);
+    g_assert_cmpint(vmstate_stats_latency(stats, 50), <=,
+                    vmstate_stats_latency(stats, 99));
+    g_assert_cmpint(vmstate_stats_latency(stats, 100), ==,
+                    stats->max_latency_ns);
+}
+
 /* The figures are those that the driver counted */
 static void check_stats(WriterTest *wt)
 {
@@ -248,9 +283,8 @@ static void check_stats(WriterTest *wt)
     g_assert_cmpuint(stats.max_request, ==, max_request);
     g_assert_cmpuint(stats.max_in_flight, ==,
                      node->max_in_flight[VMSTATE_TEST_WRITE]);
-    g_assert_cmpuint(stats.max_in_flight, <=, VMSTATE_WRITER_DEPTH);
-    g_assert_cmpuint(stats.buffer_bytes, <=,
-                     wt->chunk * (VMSTATE_WRITER_DEPTH + 1));
+    g_assert_cmpuint(stats.max_in_flight, <=, wt->depth);
+    g_assert_cmpuint(stats.buffer_bytes, <=, wt->chunk * (wt->depth + 1));
     /* A short stream does not cost what a long one does */
     g_assert_cmpuint(stats.buffer_bytes, <=,
                      vmstate_writer_bytes(wt->w) + 2 * MAX(wt->chunk, MiB));
@@ -259,6 +293,7 @@ static void check_stats(WriterTest *wt)
     g_assert_cmpuint(stats.buffer_bytes % wt->chunk, ==, 0);
     g_assert_cmpint(!stats.stalls, ==, !stats.stall_ns);
     g_assert_cmpint(!stats.requests, ==, !stats.storage_ns);
+    check_latency(&stats);
 }
 
 /* Every byte is written once, in whole chunks, and none beyond the last */
@@ -415,6 +450,33 @@ static void test_depth(VmstateTest *t)
     vmstate_writer_get_stats(wt.w, &stats);
     g_assert_cmpuint(stats.max_in_flight, ==, VMSTATE_WRITER_DEPTH);
     writer_close(&wt);
+}
+
+static void test_tuned(VmstateTest *t)
+{
+    static const struct {
+        size_t chunk;
+        unsigned depth;
+    } options[] = {
+        { 64 * KiB, 1 },
+        { 64 * KiB, 31 },
+        { 4 * MiB, 2 },
+    };
+    unsigned i;
+
+    for (i = 0; i < ARRAY_SIZE(options); i++) {
+        unsigned depth = options[i].depth;
+        WriterTest wt;
+
+        vmstate_test_node_reset(t->node);
+        vmstate_test_hold_until(t->node, depth);
+        writer_open_tuned(&wt, t, options[i].chunk, depth);
+        write_and_finish(&wt, write_quickly_party,
+                         (depth + 3) * options[i].chunk + 5);
+        check_stream(&wt);
+        g_assert_cmpuint(t->node->max_in_flight[VMSTATE_TEST_WRITE], ==, depth);
+        writer_close(&wt);
+    }
 }
 
 /* As long as there is a free buffer the producer goes on */
@@ -658,6 +720,84 @@ static void test_error_in_stall(VmstateTest *t)
     wt.release = true;
     vmstate_test_run(t, finish_party, &wt);
     check_failed_stream(&wt, EIO);
+    writer_close(&wt);
+}
+
+static void *cancel_thread(void *opaque)
+{
+    WriterTest *wt = opaque;
+
+    g_usleep(VMSTATE_TEST_LATER_NS / SCALE_US);
+    vmstate_writer_cancel(wt->w);
+    return NULL;
+}
+
+/* Somebody else ends a stream whose producer waits for a buffer */
+static void test_cancel_in_stall(VmstateTest *t)
+{
+    VmstateTestRequest *held;
+    QemuThread thread;
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    vmstate_test_hold(t->node);
+    write_up_to(&wt, VMSTATE_WRITER_DEPTH * wt.chunk);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE,
+                                VMSTATE_WRITER_DEPTH);
+    qemu_thread_create(&thread, "cancel", cancel_thread, &wt,
+                       QEMU_THREAD_JOINABLE);
+    write_up_to(&wt, 20 * wt.chunk);
+    qemu_thread_join(&thread);
+    vmstate_test_check_error(wt.ret, wt.err, ECANCELED, -1);
+
+    /* Nothing had to end for that, and nothing begins any more */
+    held = &g_array_index(t->node->log, VmstateTestRequest, 0);
+    g_assert_false(held->ended);
+    wt.release = true;
+    vmstate_test_run(t, finish_party, &wt);
+    vmstate_test_check_error(wt.ret, wt.err, ECANCELED, -1);
+    g_assert_cmpuint(vmstate_test_started(t->node, VMSTATE_TEST_WRITE), ==,
+                     VMSTATE_WRITER_DEPTH);
+    g_assert_cmpuint(vmstate_test_started(t->node, VMSTATE_TEST_FLUSH), ==, 0);
+    check_stats(&wt);
+    writer_close(&wt);
+}
+
+static void test_cancel_buffered(VmstateTest *t)
+{
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    write_up_to(&wt, wt.chunk - 1);
+    vmstate_writer_cancel(wt.w);
+    vmstate_test_run(t, finish_party, &wt);
+    vmstate_test_check_error(wt.ret, wt.err, ECANCELED, -1);
+    g_assert_cmpuint(vmstate_test_started(t->node, VMSTATE_TEST_WRITE), ==, 0);
+    writer_close(&wt);
+}
+
+static void test_cancel_then_free(VmstateTest *t)
+{
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    write_up_to(&wt, 3 * wt.chunk + 1);
+    vmstate_writer_cancel(wt.w);
+    writer_close(&wt);
+    g_assert_cmpuint(vmstate_test_started(t->node, VMSTATE_TEST_FLUSH), ==, 0);
+}
+
+/* The reason is what came first */
+static void test_cancel_after_error(VmstateTest *t)
+{
+    WriterTest wt;
+
+    vmstate_test_fail(t->node, VMSTATE_TEST_WRITE, 1, 1, ENOSPC);
+    writer_open(&wt, t);
+    write_and_finish(&wt, write_quickly_party, 3 * wt.chunk);
+    vmstate_writer_cancel(wt.w);
+    vmstate_test_run(t, finish_party, &wt);
+    check_failed_stream(&wt, ENOSPC);
     writer_close(&wt);
 }
 
@@ -961,6 +1101,40 @@ static void test_two_streams(VmstateTest *t)
     writer_close(&a);
 }
 
+static gint compare_durations(gconstpointer a, gconstpointer b)
+{
+    const int64_t *x = a, *y = b;
+
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* Percentiles against sorted durations */
+static void test_latency(void)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(vmstate_test_seed());
+    g_autoptr(GArray) ns = g_array_new(false, false, sizeof(int64_t));
+    VmstateStreamStats stats = { 0 };
+    unsigned percent, i;
+
+    g_assert_cmpint(vmstate_stats_latency(&stats, 99), ==, 0);
+    for (i = 0; i < 1000; i++) {
+        /* From less than a microsecond to four seconds */
+        int64_t value = g_rand_int(rand) >> g_rand_int_range(rand, 0, 31);
+
+        g_array_append_val(ns, value);
+        vmstate_stats_request(&stats, value);
+    }
+    g_array_sort(ns, compare_durations);
+    for (percent = 1; percent <= 100; percent++) {
+        int64_t is = vmstate_stats_latency(&stats, percent);
+        int64_t should = g_array_index(ns, int64_t, percent * 10 - 1);
+
+        g_assert_cmpint(is, >=, should);
+        g_assert_cmpfloat(is, <=, MAX(should, SCALE_US) * 1.42);
+    }
+    check_latency(&stats);
+}
+
 static void add_cases(void)
 {
     static const struct {
@@ -971,6 +1145,7 @@ static void add_cases(void)
         { "cluster-sizes", test_cluster_sizes },
         { "random", test_random },
         { "depth", test_depth },
+        { "depth/tuned", test_tuned },
         { "stalls", test_stalls },
         { "start-by-itself", test_start_by_itself },
         { "drain", test_drain },
@@ -985,6 +1160,10 @@ static void add_cases(void)
         { "error/in-stall", test_error_in_stall },
         { "error/then-free", test_free_after_error },
         { "error/then-abort", test_error_then_abort },
+        { "cancel/in-stall", test_cancel_in_stall },
+        { "cancel/buffered", test_cancel_buffered },
+        { "cancel/then-free", test_cancel_then_free },
+        { "cancel/after-error", test_cancel_after_error },
         { "abort/unused", test_abort_unused },
         { "abort/buffered", test_abort_buffered },
         { "abort/in-flight", test_abort_in_flight },
@@ -1010,6 +1189,7 @@ int main(int argc, char **argv)
 
     add_cases();
     g_test_add_func("/vmstate-writer/error/unsupported", test_unsupported);
+    g_test_add_func("/vmstate-writer/latency", test_latency);
     g_test_add_func("/vmstate-writer/memory/none", test_no_memory);
     g_test_add_func("/vmstate-writer/memory/little", test_little_memory);
     g_test_add_func("/vmstate-writer/memory/no-leak", test_no_leak);
