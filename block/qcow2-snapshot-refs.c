@@ -105,14 +105,13 @@ static int GRAPH_RDLOCK qcow2_run_get_block(BlockDriverState *bs, Qcow2Run *run,
 }
 
 /*
- * Only for clusters that stay in use and whose counts do not overflow.  Returns
- * the number of entries that are done, or -errno.
+ * Count the beginning of a run, as far as its clusters stay in use and their
+ * counts do not overflow.  Returns the number of entries, or -errno.
  */
-static int GRAPH_RDLOCK qcow2_run_add_refs(BlockDriverState *bs, uint64_t *l2,
-                                           int index, int end, int addend)
+static int GRAPH_RDLOCK qcow2_run_add_refs(BlockDriverState *bs, Qcow2Run run,
+                                           int addend)
 {
     BDRVQcow2State *s = bs->opaque;
-    Qcow2Run run = qcow2_run_find(bs, l2, index, end);
     int first = qcow2_run_block_index(s, run.cluster);
     void *block;
     int ret;
@@ -177,22 +176,30 @@ static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
                                                uint64_t *l2, int addend)
 {
     BDRVQcow2State *s = bs->opaque;
+    Qcow2Run run = { 0 };
     int index = 0;
 
     while (index < s->l2_size) {
-        int ret = qcow2_run_add_refs(bs, l2, index, s->l2_size, addend);
+        int ret = 0;
 
+        /* What is left of a run is looked for only once */
+        if (run.count == 0) {
+            run = qcow2_run_find(bs, l2, index, s->l2_size);
+        }
+        if (run.count > 0) {
+            ret = qcow2_run_add_refs(bs, run, addend);
+        }
+        if (ret == 0) {
+            ret = qcow2_entry_add_ref(bs, l2, index, addend);
+            ret = ret < 0 ? ret : 1;
+        }
         if (ret < 0) {
             return ret;
         }
         index += ret;
-        if (ret == 0) {
-            ret = qcow2_entry_add_ref(bs, l2, index, addend);
-            if (ret < 0) {
-                return ret;
-            }
-            index++;
-        }
+        run.index += ret;
+        run.cluster += ret;
+        run.count = MAX(run.count - ret, 0);
     }
     return 0;
 }

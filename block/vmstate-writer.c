@@ -65,6 +65,7 @@ struct VmstateWriter {
     QSIMPLEQ_HEAD(, VmstateChunk) queue;
     QSIMPLEQ_HEAD(, VmstateChunk) idle;
     unsigned in_flight;
+    unsigned busy;          /* chunks queued and not idle again */
     int ret;                /* first error */
     Error *err;             /* set if @ret is */
     VmstateStreamStats stats;
@@ -127,6 +128,7 @@ static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
         w->stats.max_request = MAX(w->stats.max_request, chunk->bytes);
     }
     QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+    w->busy--;
     vmstate_wait_kick_and_unlock(&w->wait);
 }
 
@@ -161,6 +163,7 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
     start = vmstate_writer_may_start(w);
     if (!start) {
         QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+        w->busy--;
         vmstate_wait_kick_and_unlock(&w->wait);
         return;
     }
@@ -298,6 +301,7 @@ static void vmstate_writer_queue_cur(VmstateWriter *w)
     chunk->queued_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     qemu_mutex_lock(&w->wait.lock);
     QSIMPLEQ_INSERT_TAIL(&w->queue, chunk, next);
+    w->busy++;
     vmstate_writer_wake_owner_and_unlock(w);
 }
 
@@ -455,6 +459,19 @@ int coroutine_mixed_fn vmstate_writer_write(VmstateWriter *w,
         }
     }
     return vmstate_writer_get_error(w, errp);
+}
+
+static bool vmstate_writer_is_settled(void *opaque)
+{
+    VmstateWriter *w = opaque;
+
+    return w->busy == 0;
+}
+
+void coroutine_mixed_fn vmstate_writer_settle(VmstateWriter *w)
+{
+    QEMU_LOCK_GUARD(&w->wait.lock);
+    vmstate_wait(&w->wait, vmstate_writer_is_settled, w);
 }
 
 static bool vmstate_writer_owner_has_ended(void *opaque)

@@ -42,6 +42,13 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
     return vioc;
 }
 
+void coroutine_mixed_fn qio_channel_vmstate_settle(QIOChannelVmstate *vioc)
+{
+    if (vioc->writer) {
+        vmstate_writer_settle(vioc->writer);
+    }
+}
+
 int coroutine_mixed_fn qio_channel_vmstate_finish(QIOChannelVmstate *vioc,
                                                   Error **errp)
 {
@@ -74,6 +81,13 @@ void qio_channel_vmstate_stop(QIOChannelVmstate *vioc)
     qatomic_set(&vioc->stopped, true);
     if (vioc->writer) {
         vmstate_writer_cancel(vioc->writer);
+    }
+}
+
+void coroutine_mixed_fn qio_channel_vmstate_drop(QIOChannelVmstate *vioc)
+{
+    if (vioc->writer) {
+        vmstate_writer_abort(vioc->writer);
     }
 }
 
@@ -128,14 +142,19 @@ qio_channel_vmstate_writev(QIOChannel *ioc, const struct iovec *iov,
                            Error **errp)
 {
     QIOChannelVmstate *vioc = QIO_CHANNEL_VMSTATE(ioc);
+    Error *err = NULL;
 
     if (!vioc->writer) {
         error_setg(errp, "VM state channel is not open for writing");
         return -1;
     }
-    if (vmstate_writer_write(vioc->writer, iov, niov, errp) < 0) {
+    if (vmstate_writer_write(vioc->writer, iov, niov, &err) < 0 &&
+        !qatomic_read(&vioc->stopped)) {
+        error_propagate(errp, err);
         return -1;
     }
+    /* Whoever stopped the stream knows why, so there is no need to complain */
+    error_free(err);
     return iov_size(iov, niov);
 }
 

@@ -62,6 +62,11 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
                               const VmstateStreamOptions *options);
 
 /**
+ * qio_channel_vmstate_settle: Wait until no request of a writer is in flight
+ */
+void coroutine_mixed_fn qio_channel_vmstate_settle(QIOChannelVmstate *vioc);
+
+/**
  * qio_channel_vmstate_finish: Make durable what was written
  *
  * What closing the channel does first; for a caller in a coroutine, which must
@@ -86,10 +91,11 @@ bool qio_channel_vmstate_get_stats(QIOChannelVmstate *vioc,
                                    VmstateStreamStats *stats);
 
 /**
- * qio_channel_vmstate_stop: Let writing, reading and finishing fail
+ * qio_channel_vmstate_stop: End the stream for somebody else
  *
- * For somebody else than the one who uses the channel, who is woken up if he
- * waits for storage to write to.  Returns at once.
+ * Reading and finishing fail from now on.  What is written is dropped, and a
+ * writer that waits for storage goes on: he is expected to look whether he
+ * should stop.  Returns at once.
  *
  * This is not qio_channel_shutdown(): the migration core takes a channel that
  * has that for one that it registered with yank.
@@ -97,6 +103,14 @@ bool qio_channel_vmstate_get_stats(QIOChannelVmstate *vioc,
  * Main loop thread, while the channel is open.
  */
 void qio_channel_vmstate_stop(QIOChannelVmstate *vioc);
+
+/**
+ * qio_channel_vmstate_drop: Wait until no request is in flight, write no more
+ *
+ * What qio_channel_vmstate_abort() does first; for a caller in a coroutine,
+ * which must not close the channel.
+ */
+void coroutine_mixed_fn qio_channel_vmstate_drop(QIOChannelVmstate *vioc);
 
 /**
  * qio_channel_vmstate_abort: Give up the stream and close the channel

@@ -8,6 +8,7 @@
 #include "block/aio-wait.h"
 #include "monitor/monitor.h"
 #include "qemu/main-loop.h"
+#include "system/cpus.h"
 #include "snapshot-co.h"
 
 typedef struct SnapshotCoCall {
@@ -20,7 +21,15 @@ typedef struct SnapshotCoCall {
 static void snapshot_co_call_bh(void *opaque)
 {
     SnapshotCoCall *call = opaque;
-    Monitor *mon = monitor_set_cur(qemu_coroutine_self(), call->mon);
+    Monitor *mon;
+
+    if (qemu_in_vcpu_thread()) {
+        /* It polls for a request of its own; the VM cannot be stopped there */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), snapshot_co_call_bh,
+                                call);
+        return;
+    }
+    mon = monitor_set_cur(qemu_coroutine_self(), call->mon);
 
     call->fn(call->opaque);
     monitor_set_cur(qemu_coroutine_self(), mon);

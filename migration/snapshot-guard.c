@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "block/blockjob.h"
 #include "migration/snapshot-guard.h"
+#include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qemu/atomic.h"
 #include "qemu/ctype.h"
@@ -38,18 +39,15 @@ static const char *const allowed_qmp_prefixes[] = {
 
 static const char *const allowed_qmp[] = {
     "add_client",
-    "block-job-pause",
     "block-job-set-speed",
     "client_migrate_info",
     "closefd",
-    "cxl-inject-correctable-error",
     "device-list-properties",
     "expire_password",
     "getfd",
     "human-monitor-command",
     "job-cancel",
     "job-dismiss",
-    "job-pause",
     "memsave",
     "pmemsave",
     "qmp_capabilities",
@@ -121,10 +119,22 @@ bool snapshot_guard_allows_qmp(const char *name, Error **errp)
     return snapshot_guard_refuse(doing, name, errp);
 }
 
-bool snapshot_guard_allows_hmp(const char *cmdline, Error **errp)
+bool snapshot_guard_allows_cancel(Job *job, Error **errp)
+{
+    if (!guard.doing || job_type(job) == JOB_TYPE_SNAPSHOT_SAVE ||
+        job_type(job) == JOB_TYPE_SNAPSHOT_LOAD) {
+        return true;
+    }
+    error_setg(errp, "Cancelling job '%s' has to wait: a snapshot is being %s",
+               job->id, guard.doing);
+    return false;
+}
+
+bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline)
 {
     const char *doing = qatomic_read(&guard.doing);
     g_autofree char *name = NULL;
+    Error *err = NULL;
 
     if (!doing) {
         return true;
@@ -134,8 +144,13 @@ bool snapshot_guard_allows_hmp(const char *cmdline, Error **errp)
     }
     /* As in "x/10i $pc" */
     name = g_strndup(cmdline, strcspn(cmdline, " \t/"));
-    return is_one_of(name, allowed_hmp, ARRAY_SIZE(allowed_hmp)) ||
-           snapshot_guard_refuse(doing, name, errp);
+    if (is_one_of(name, allowed_hmp, ARRAY_SIZE(allowed_hmp))) {
+        return true;
+    }
+    snapshot_guard_refuse(doing, name, &err);
+    monitor_printf(mon, "Error: %s\n", error_get_pretty(err));
+    error_free(err);
+    return false;
 }
 
 static void snapshot_guard_pause_block_jobs(void)

@@ -43,7 +43,7 @@ static bool snapshot_hmp_is_terminal(Monitor *mon)
         chr = qemu_chr_fe_get_driver(&MUX_CHARDEV(chr)->chr);
     }
     return object_dynamic_cast(OBJECT(chr), TYPE_CHARDEV_STDIO) &&
-           isatty(STDOUT_FILENO);
+           isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 }
 
 static void snapshot_hmp_progress(void *opaque, uint64_t done, uint64_t total)
@@ -88,16 +88,18 @@ static void snapshot_hmp_run(Monitor *mon, const char *name, bool overwrite,
     h->op.name = h->name;
     h->op.overwrite = overwrite;
 
-    if (monitor_suspend(mon) < 0) {
-        /* human-monitor-command: the answer is what is printed until then */
+    /*
+     * human-monitor-command answers with what is printed until it returns.  A
+     * program that sends commands through a socket and hangs up must not lose
+     * those that have not been read, as it would if the monitor were suspended.
+     */
+    if (!snapshot_hmp_is_terminal(mon) || monitor_suspend(mon) < 0) {
         snapshot_co_run(snapshot_hmp_entry, h);
         return;
     }
     h->suspended = true;
-    if (snapshot_hmp_is_terminal(mon)) {
-        h->op.progress = snapshot_hmp_progress;
-        h->op.opaque = h;
-    }
+    h->op.progress = snapshot_hmp_progress;
+    h->op.opaque = h;
     co = qemu_coroutine_create(snapshot_hmp_entry, h);
     monitor_set_cur(co, mon);
     aio_co_enter(qemu_get_aio_context(), co);

@@ -14,9 +14,9 @@
 /**
  * snapshot_hmp_save, snapshot_hmp_load: What savevm and loadvm do
  *
- * An interactive monitor is suspended until the operation has ended, and the
- * others answer meanwhile.  Where it is a terminal, a line shows the progress.
- * Otherwise the functions return when the operation has ended.
+ * A monitor on a terminal is suspended until the operation has ended, a line
+ * shows the progress, and the other monitors answer meanwhile.  Anywhere else
+ * the functions return when the operation has ended, and no monitor answers.
  *
  * @name: of the snapshot; NULL, for a save, to have one made
  */

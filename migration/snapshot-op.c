@@ -11,7 +11,9 @@
 #include "qapi/qapi-commands-snapshot.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "snapshot-co.h"
 #include "snapshot-op.h"
+#include "snapshot-params.h"
 #include "snapshot-stream.h"
 #include "trace.h"
 
@@ -42,10 +44,15 @@ static struct {
     VmstateStreamStats stream;
 } record;
 
+/* Set once.  Main loop only. */
+static bool shutting_down;
+
 static void snapshot_op_show_progress(SnapshotOp *op, uint64_t done)
 {
     op->done = MAX(op->done, MIN(done, op->total));
-    record.done = op->done;
+    if (record.op == op) {
+        record.done = op->done;
+    }
     if (op->progress) {
         op->progress(op->opaque, op->done, op->total);
     }
@@ -65,6 +72,15 @@ bool snapshot_op_begin(SnapshotOp *op, SnapshotOperation operation,
 {
     GLOBAL_STATE_CODE();
 
+    if (shutting_down) {
+        error_setg(errp, "QEMU is shutting down");
+        return false;
+    }
+    if (!snapshot_use_engines()) {
+        error_setg(errp, "Parameters of snapshots have just been changed: try "
+                   "again");
+        return false;
+    }
     if (!snapshot_guard_begin(operation == SNAPSHOT_OPERATION_SAVE ?
                               "saved" : "reverted to", errp)) {
         return false;
@@ -164,11 +180,54 @@ bool snapshot_op_cancel(SnapshotOp *op)
     if (op->committed) {
         return false;
     }
-    op->cancelled = true;
+    qatomic_set(&op->cancelled, true);
     if (op->file) {
         snapshot_stream_stop(op->file);
     }
     return true;
+}
+
+typedef struct SnapshotPlainRun {
+    SnapshotOp *op;
+    bool (*func)(SnapshotOp *op, Error **errp);
+    bool ok;
+    Error *err;
+} SnapshotPlainRun;
+
+static void snapshot_op_run_plainly_cb(void *opaque)
+{
+    SnapshotPlainRun *run = opaque;
+    SnapshotOp *op = run->op;
+
+    if (op->cancelled || shutting_down) {
+        error_setg(&run->err, "Ended before it began");
+        return;
+    }
+    op->committed = true;
+    op->total = 1;
+    snapshot_op_show_progress(op, 0);
+    run->ok = run->func(op, &run->err);
+    if (run->ok) {
+        snapshot_op_show_progress(op, 1);
+    }
+}
+
+int coroutine_fn snapshot_op_run_plainly(SnapshotOp *op,
+                                         bool (*func)(SnapshotOp *op,
+                                                      Error **errp),
+                                         Error **errp)
+{
+    SnapshotPlainRun run = {
+        .op = op,
+        .func = func,
+    };
+
+    snapshot_co_call(snapshot_op_run_plainly_cb, &run);
+    error_propagate(errp, run.err);
+    if (run.ok) {
+        return 0;
+    }
+    return op->cancelled ? -ECANCELED : -EINVAL;
 }
 
 void snapshot_shutdown(void)
@@ -177,6 +236,8 @@ void snapshot_shutdown(void)
 
     GLOBAL_STATE_CODE();
 
+    /* An operation may have been asked for whose turn has not come yet */
+    shutting_down = true;
     if (!op) {
         return;
     }

@@ -42,9 +42,11 @@ typedef struct SnapshotOp {
     void *opaque;
 
     /* For those who carry it out */
-    bool cancelled;         /* somebody wants it to end */
+    bool cancelled;         /* somebody wants it to end; atomic */
     bool committed;         /* too late for that; set by who carries it out */
     bool no_resume;         /* the VM shall not run again */
+
+    int64_t walked;         /* RAM, in bytes; atomic, set by a save's thread */
 
     /* Private to snapshot-op.c, but for @total */
     QEMUFile *file;         /* between snapshot_op_open() and _close() */
@@ -93,6 +95,19 @@ void snapshot_op_open(SnapshotOp *op, QEMUFile *file, uint64_t total,
  * snapshot_op_close: The stream of @op is about to be closed
  */
 void snapshot_op_close(SnapshotOp *op);
+
+/**
+ * snapshot_op_run_plainly: Carry out @op in one call, without the engines
+ *
+ * @func: does it; called in the main loop, outside coroutines
+ *
+ * The monitor does not answer meanwhile, and there are no figures.  Coroutine in
+ * the main loop's AioContext.  Returns 0, or -errno with @errp set.
+ */
+int coroutine_fn snapshot_op_run_plainly(SnapshotOp *op,
+                                         bool (*func)(SnapshotOp *op,
+                                                      Error **errp),
+                                         Error **errp);
 
 /**
  * snapshot_op_cancel: Let @op fail with -ECANCELED, without effect

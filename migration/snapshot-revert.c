@@ -206,8 +206,7 @@ static void snapshot_revert_end(void *opaque)
     bdrv_unref(r->bs);
 }
 
-static bool snapshot_revert(const char *name, const char *vmstate,
-                            bool has_devices, strList *devices, Error **errp)
+static bool revert_plainly(SnapshotOp *op, Error **errp)
 {
     ERRP_GUARD();
     RunState saved_state = runstate_get();
@@ -216,27 +215,14 @@ static bool snapshot_revert(const char *name, const char *vmstate,
 
     vm_stop(RUN_STATE_RESTORE_VM);
 
-    ok = load_snapshot_moving(name, vmstate, has_devices, devices,
-                              &disks_moved, errp);
+    ok = load_snapshot_moving(op->name, op->vmstate, op->has_devices,
+                              op->devices, &disks_moved, errp);
     if (ok || !disks_moved) {
         load_snapshot_resume(saved_state);
     } else {
-        snapshot_revert_explain(name, errp);
+        snapshot_revert_explain(op->name, errp);
     }
     return ok;
-}
-
-/* Without the engines all happens in one go */
-static void snapshot_revert_plainly(void *opaque)
-{
-    SnapshotRevert *r = opaque;
-    SnapshotOp *op = r->op;
-
-    if (!snapshot_revert(op->name, op->vmstate, op->has_devices, op->devices,
-                         &r->err)) {
-        r->ret = -EINVAL;
-    }
-    op->committed = true;
 }
 
 int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
@@ -244,9 +230,7 @@ int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
     SnapshotRevert r = { .op = op };
 
     if (!snapshot_use_engines()) {
-        snapshot_co_call(snapshot_revert_plainly, &r);
-        error_propagate(errp, r.err);
-        return r.ret;
+        return snapshot_op_run_plainly(op, revert_plainly, errp);
     }
 
     snapshot_co_call(snapshot_revert_begin, &r);

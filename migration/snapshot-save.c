@@ -13,6 +13,7 @@
 #include "migration/snapshot-guard.h"
 #include "migration/snapshot.h"
 #include "qapi/error.h"
+#include "qemu/atomic.h"
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
@@ -40,7 +41,7 @@ typedef struct SnapshotSave {
     bool space_begun;
     bool core_begun;
 
-    /* The result so far: @err is set if and only if @ret is < 0 */
+    /* The result so far: @err is set if @ret is < 0, unless cancelled */
     int ret;
     Error *err;
 
@@ -49,6 +50,17 @@ typedef struct SnapshotSave {
 } SnapshotSave;
 
 /* --- Before the VM stops ------------------------------------------------- */
+
+static bool snapshot_save_check_capability(MigrationCapability cap,
+                                           Error **errp)
+{
+    if (migrate_get_current()->capabilities[cap]) {
+        error_setg(errp, "Snapshots do not work with migration capability '%s'",
+                   MigrationCapability_str(cap));
+        return false;
+    }
+    return true;
+}
 
 static bool snapshot_save_check_core(Error **errp)
 {
@@ -59,12 +71,11 @@ static bool snapshot_save_check_core(Error **errp)
         error_setg(errp, "There's a migration process in progress");
         return false;
     }
-    if (migrate_multifd() || migrate_mapped_ram()) {
-        error_setg(errp, "Snapshots do not work with migration capability '%s'",
-                   migrate_multifd() ? "multifd" : "mapped-ram");
-        return false;
-    }
-    return true;
+    return snapshot_save_check_capability(MIGRATION_CAPABILITY_MULTIFD, errp) &&
+           snapshot_save_check_capability(MIGRATION_CAPABILITY_MAPPED_RAM,
+                                          errp) &&
+           snapshot_save_check_capability(
+               MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT, errp);
 }
 
 static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
@@ -140,7 +151,7 @@ static void snapshot_save_set_core_file(QEMUFile *file)
 
 static uint64_t snapshot_save_sample(SnapshotOp *op)
 {
-    return op->total - MIN(op->total, ram_bytes_remaining());
+    return qatomic_read_i64(&op->walked);
 }
 
 static void snapshot_save_open(SnapshotSave *s)
@@ -196,8 +207,13 @@ static void *snapshot_save_thread(void *opaque)
     SnapshotSave *s = opaque;
 
     rcu_register_thread();
-    while (qemu_file_get_error(s->file) == 0) {
-        if (qemu_savevm_state_iterate(s->file, false) > 0) {
+    while (!qatomic_read(&s->op->cancelled) &&
+           qemu_file_get_error(s->file) == 0) {
+        int ret = qemu_savevm_state_iterate(s->file, false);
+
+        qatomic_set_i64(&s->op->walked, s->op->total -
+                        MIN(s->op->total, ram_bytes_remaining()));
+        if (ret > 0) {
             break;
         }
     }
@@ -217,6 +233,8 @@ static void coroutine_fn snapshot_save_walk_ram(SnapshotSave *s)
                        QEMU_THREAD_JOINABLE);
     qemu_coroutine_yield();
     qemu_thread_join(&thread);
+    /* So that draining, outside the coroutine, takes no time */
+    snapshot_stream_settle_output(s->file);
 }
 
 /* The migration core is as it was, but for what query-migrate tells */
@@ -230,6 +248,8 @@ static void snapshot_save_leave_core(SnapshotSave *s)
     }
     s->core_begun = false;
     qemu_savevm_state_cleanup();
+    json_writer_free(ms->vmdesc);
+    ms->vmdesc = NULL;
     if (s->ret < 0) {
         status = s->op->cancelled ? MIGRATION_STATUS_CANCELLED
                                   : MIGRATION_STATUS_FAILED;
@@ -242,8 +262,15 @@ static void snapshot_save_device_state(void *opaque)
 {
     SnapshotSave *s = opaque;
 
-    snapshot_op_enter(SNAPSHOT_PHASE_DEVICE_STATE);
+    if (s->op->cancelled) {
+        s->ret = -ECANCELED;    /* snapshot_save_decide() tells more */
+        snapshot_save_leave_core(s);
+        return;
+    }
     if (qemu_file_get_error(s->file) == 0) {
+        snapshot_op_enter(SNAPSHOT_PHASE_DEVICE_STATE);
+        /* What a device may have submitted late must not be saved half done */
+        bdrv_drain_all();
         qemu_savevm_maybe_send_switchover_start(s->file);
         qemu_savevm_state_complete_precopy(s->file, false);
     }
@@ -345,17 +372,10 @@ static void snapshot_save_end(void *opaque)
     bdrv_unref(s->bs);
 }
 
-/* Without the engines all happens in one go */
-static void snapshot_save_plainly(void *opaque)
+static bool save_plainly(SnapshotOp *op, Error **errp)
 {
-    SnapshotSave *s = opaque;
-    SnapshotOp *op = s->op;
-
-    if (!save_snapshot(op->name, op->overwrite, op->vmstate, op->has_devices,
-                       op->devices, &s->err)) {
-        s->ret = -EINVAL;
-    }
-    op->committed = true;
+    return save_snapshot(op->name, op->overwrite, op->vmstate, op->has_devices,
+                         op->devices, errp);
 }
 
 int coroutine_fn snapshot_save_co(SnapshotOp *op, Error **errp)
@@ -363,9 +383,7 @@ int coroutine_fn snapshot_save_co(SnapshotOp *op, Error **errp)
     SnapshotSave s = { .op = op };
 
     if (!snapshot_use_engines()) {
-        snapshot_co_call(snapshot_save_plainly, &s);
-        error_propagate(errp, s.err);
-        return s.ret;
+        return snapshot_op_run_plainly(op, save_plainly, errp);
     }
 
     snapshot_co_call(snapshot_save_begin, &s);
@@ -373,9 +391,13 @@ int coroutine_fn snapshot_save_co(SnapshotOp *op, Error **errp)
         snapshot_save_walk_ram(&s);
         snapshot_co_call(snapshot_save_device_state, &s);
     }
-    if (s.ret == 0) {
+    if (s.file) {
         snapshot_op_enter(SNAPSHOT_PHASE_FLUSH);
-        s.ret = snapshot_stream_finish_output(s.file, &s.err);
+        if (s.ret == 0) {
+            s.ret = snapshot_stream_finish_output(s.file, &s.err);
+        } else {
+            snapshot_stream_drop_output(s.file);
+        }
     }
     snapshot_co_call(snapshot_save_end, &s);
 

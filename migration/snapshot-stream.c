@@ -98,6 +98,15 @@ static int snapshot_stream_abort(QEMUFile *f, int ret)
     return ret;
 }
 
+void coroutine_fn snapshot_stream_settle_output(QEMUFile *f)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    if (vioc) {
+        qio_channel_vmstate_settle(vioc);
+    }
+}
+
 int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp)
 {
     ERRP_GUARD();
@@ -113,6 +122,15 @@ int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp)
         }
     }
     return ret;
+}
+
+void coroutine_fn snapshot_stream_drop_output(QEMUFile *f)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    if (vioc) {
+        qio_channel_vmstate_drop(vioc);
+    }
 }
 
 int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,

@@ -36,6 +36,13 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
                                  Error **errp);
 
 /**
+ * snapshot_stream_settle_output: Wait until no request is in flight
+ *
+ * The stream goes on.
+ */
+void coroutine_fn snapshot_stream_settle_output(QEMUFile *f);
+
+/**
  * snapshot_stream_finish_output: Write and flush what is left
  *
  * What snapshot_stream_close_output() does first, in a coroutine: there it
@@ -43,6 +50,14 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
  * @errp set; the stream is still to be closed, with that value.
  */
 int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp);
+
+/**
+ * snapshot_stream_drop_output: Write no more, wait for what is in flight
+ *
+ * What snapshot_stream_close_output() does first with a stream that is given
+ * up, in a coroutine.  The stream is still to be closed, with an error.
+ */
+void coroutine_fn snapshot_stream_drop_output(QEMUFile *f);
 
 /**
  * snapshot_stream_open_input: A QEMUFile that reads VM state from @bs
@@ -54,9 +69,10 @@ int coroutine_fn snapshot_stream_finish_output(QEMUFile *f, Error **errp);
 QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size);
 
 /**
- * snapshot_stream_stop: Let the stream fail soon, whoever uses it
+ * snapshot_stream_stop: End the stream for somebody else
  *
- * Returns at once.  Main loop thread.
+ * Reading and finishing fail from now on, what is written is dropped.  Returns
+ * at once.  Main loop thread.
  */
 void snapshot_stream_stop(QEMUFile *f);
 

@@ -19,7 +19,7 @@
  * writer was created, whatever becomes of the node's context afterwards.
  *
  * No lock is held on entry.  Waiting happens only inside
- * vmstate_writer_write(), _finish(), _abort() and _free().  The caller may
+ * vmstate_writer_write(), _settle(), _finish(), _abort() and _free().  The caller may
  * have drained the node: the requests bypass BlockBackends and count
  * themselves in flight.
  *
@@ -71,6 +71,14 @@ VmstateWriter *vmstate_writer_new(BlockDriverState *bs,
  */
 int vmstate_writer_write(VmstateWriter *w, const struct iovec *iov,
                          size_t niov, Error **errp);
+
+/**
+ * vmstate_writer_settle: Wait until all full chunks have been written
+ *
+ * No request of the stream is in flight then.  The stream goes on; an error
+ * shows with the next call that can fail.
+ */
+void vmstate_writer_settle(VmstateWriter *w);
 
 /**
  * vmstate_writer_finish: Write what is buffered, wait for all, flush the node

@@ -14,6 +14,7 @@
 #define QEMU_MIGRATION_SNAPSHOT_GUARD_H
 
 #include "qapi/qapi-types-run-state.h"
+#include "qemu/job.h"
 
 /**
  * snapshot_guard_begin: A snapshot operation begins
@@ -79,11 +80,21 @@ bool snapshot_guard_postpones(RunState state);
 bool snapshot_guard_allows_qmp(const char *name, Error **errp);
 
 /**
+ * snapshot_guard_allows_cancel: May @job be cancelled now?
+ *
+ * Only the operation's own job may: another one's end would change the graph.
+ *
+ * Main loop thread, with the job lock.  Returns false with @errp set if it
+ * has to wait.
+ */
+bool snapshot_guard_allows_cancel(Job *job, Error **errp);
+
+/**
  * snapshot_guard_allows_hmp: May HMP command line @cmdline be executed now?
  *
- * Main loop thread.  Returns false with @errp set if it has to wait.
+ * If not, tells so on @mon.  Main loop thread.
  */
-bool snapshot_guard_allows_hmp(const char *cmdline, Error **errp);
+bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline);
 
 /**
  * snapshot_shutdown: End the operation that is under way, if any
