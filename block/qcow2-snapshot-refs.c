@@ -150,7 +150,7 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
     case QCOW2_CLUSTER_ZERO_ALLOC:
         if (offset_into_cluster(s, offset)) {
             qcow2_signal_corruption(bs, true, -1, -1, "L2 entry %d refers to "
-                                    "unaligned offset %#" PRIx64, index,
+                                    "unaligned offset 0x%" PRIx64, index,
                                     offset);
             return -EIO;
         }
@@ -254,8 +254,8 @@ int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
         int64_t l2_offset = l1_table[i] & L1E_OFFSET_MASK;
 
         if (offset_into_cluster(s, l2_offset)) {
-            qcow2_signal_corruption(bs, true, -1, -1, "L2 table offset %#"
-                                    PRIx64 " unaligned (L1 index: %#x)",
+            qcow2_signal_corruption(bs, true, -1, -1, "L2 table offset 0x%"
+                                    PRIx64 " unaligned (L1 index: 0x%x)",
                                     l2_offset, i);
             return -EIO;
         }

@@ -6,12 +6,12 @@
  * Creating, deleting and reverting to a snapshot counts references of every
  * cluster of the disk, and corrects the COPIED flag of every entry of its L2
  * tables.  Done cluster by cluster, alternating between counts and flags, this
- * takes longer than all the rest if the disk is large: whenever a slice of an L2
- * table leaves the cache, the counts must have been flushed to disk before.
+ * takes longer than all the rest if the disk is large: whenever a slice of an
+ * L2 table leaves the cache, the counts must have been flushed to disk before.
  *
- * So first all counts are changed, then all flags; clusters that lie in the image
- * as they do on the disk are worked on a whole run at a time; and L2 tables are
- * read and written whole, past the cache.
+ * So first all counts are changed, then all flags; clusters that lie in the
+ * image as they do on the disk are worked on a whole run at a time; and L2
+ * tables are read and written whole, past the cache.
  *
  * The functions are called in qcow2_update_snapshot_refcount(), one after the
  * other, under the conditions of that function: nobody else uses the image.

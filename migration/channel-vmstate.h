@@ -23,7 +23,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelVmstate, QIO_CHANNEL_VMSTATE)
  *
  * Blocking only.  Who may use it, and how waiting is done, is that of the
  * engine: see block/vmstate-writer.h and block/vmstate-reader.h.  Creation,
- * closing and the last unref belong to the main loop thread, outside coroutines.
+ * closing and the last unref belong to the main loop thread, outside
+ * coroutines.
  *
  * A coroutine that reads gives way to others every few milliseconds, so that
  * the monitor answers although data is always there.

@@ -166,11 +166,16 @@ void snapshot_op_open(SnapshotOp *op, QEMUFile *file, uint64_t total,
     snapshot_op_sample(op);
 }
 
+void snapshot_op_stop_sampling(SnapshotOp *op)
+{
+    g_clear_pointer(&op->timer, timer_free);
+}
+
 void snapshot_op_close(SnapshotOp *op)
 {
     record.has_stream = snapshot_stream_get_stats(op->file, &record.stream);
     op->file = NULL;
-    g_clear_pointer(&op->timer, timer_free);
+    snapshot_op_stop_sampling(op);
 }
 
 bool snapshot_op_cancel(SnapshotOp *op)

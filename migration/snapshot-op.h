@@ -46,8 +46,6 @@ typedef struct SnapshotOp {
     bool committed;         /* too late for that; set by who carries it out */
     bool no_resume;         /* the VM shall not run again */
 
-    int64_t walked;         /* RAM, in bytes; atomic, set by a save's thread */
-
     /* Private to snapshot-op.c, but for @total */
     QEMUFile *file;         /* between snapshot_op_open() and _close() */
     uint64_t (*sample)(struct SnapshotOp *op);
@@ -92,6 +90,11 @@ void snapshot_op_open(SnapshotOp *op, QEMUFile *file, uint64_t total,
                       uint64_t (*sample)(SnapshotOp *op));
 
 /**
+ * snapshot_op_stop_sampling: @sample must not be called any more
+ */
+void snapshot_op_stop_sampling(SnapshotOp *op);
+
+/**
  * snapshot_op_close: The stream of @op is about to be closed
  */
 void snapshot_op_close(SnapshotOp *op);
@@ -101,8 +104,8 @@ void snapshot_op_close(SnapshotOp *op);
  *
  * @func: does it; called in the main loop, outside coroutines
  *
- * The monitor does not answer meanwhile, and there are no figures.  Coroutine in
- * the main loop's AioContext.  Returns 0, or -errno with @errp set.
+ * The monitor does not answer meanwhile, and there are no figures.  Coroutine
+ * in the main loop's AioContext.  Returns 0, or -errno with @errp set.
  */
 int coroutine_fn snapshot_op_run_plainly(SnapshotOp *op,
                                          bool (*func)(SnapshotOp *op,

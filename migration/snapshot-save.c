@@ -149,9 +149,10 @@ static void snapshot_save_set_core_file(QEMUFile *file)
     ms->to_dst_file = file;
 }
 
+/* The counter is the one that query-migrate reads beside a running thread */
 static uint64_t snapshot_save_sample(SnapshotOp *op)
 {
-    return qatomic_read_i64(&op->walked);
+    return op->total - MIN(op->total, ram_bytes_remaining());
 }
 
 static void snapshot_save_open(SnapshotSave *s)
@@ -209,11 +210,7 @@ static void *snapshot_save_thread(void *opaque)
     rcu_register_thread();
     while (!qatomic_read(&s->op->cancelled) &&
            qemu_file_get_error(s->file) == 0) {
-        int ret = qemu_savevm_state_iterate(s->file, false);
-
-        qatomic_set_i64(&s->op->walked, s->op->total -
-                        MIN(s->op->total, ram_bytes_remaining()));
-        if (ret > 0) {
+        if (qemu_savevm_state_iterate(s->file, false) > 0) {
             break;
         }
     }
@@ -247,6 +244,7 @@ static void snapshot_save_leave_core(SnapshotSave *s)
         return;
     }
     s->core_begun = false;
+    snapshot_op_stop_sampling(s->op);
     qemu_savevm_state_cleanup();
     json_writer_free(ms->vmdesc);
     ms->vmdesc = NULL;

@@ -28,7 +28,7 @@
 #include "block/block.h"
 #include "block/vmstate-stream.h"
 
-/* Bytes of VM state held in memory ahead of the consumer, at most, by default */
+/* Bytes of VM state held ahead of the consumer, at most, by default */
 #define VMSTATE_READER_WINDOW (10 * MiB)
 
 /* Size of the first read-ahead request of a stream and after a seek */

@@ -19,8 +19,8 @@
  * writer was created, whatever becomes of the node's context afterwards.
  *
  * No lock is held on entry.  Waiting happens only inside
- * vmstate_writer_write(), _settle(), _finish(), _abort() and _free().  The caller may
- * have drained the node: the requests bypass BlockBackends and count
+ * vmstate_writer_write(), _settle(), _finish(), _abort() and _free().  The
+ * caller may have drained the node: the requests bypass BlockBackends and count
  * themselves in flight.
  *
  * Errors.  The first error is kept, and every later call that can fail returns
