@@ -15,6 +15,7 @@
 #include "system/runstate.h"
 #include "system/system.h"
 #include "migration.h"
+#include "options.h"
 #include "savevm.h"
 #include "snapshot-co.h"
 #include "snapshot-params.h"
@@ -52,6 +53,12 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
     SnapshotOp *op = r->op;
     int ret;
 
+    /* They would look for channels that a snapshot does not have */
+    if (migrate_multifd() || migrate_mapped_ram()) {
+        error_setg(errp, "Snapshots do not work with migration capability '%s'",
+                   migrate_multifd() ? "multifd" : "mapped-ram");
+        return false;
+    }
     if (!bdrv_all_can_snapshot(op->has_devices, op->devices, errp)) {
         return false;
     }
