@@ -131,8 +131,23 @@ static int GRAPH_RDLOCK qcow2_run_add_refs(BlockDriverState *bs, Qcow2Run run,
     return run.count;
 }
 
+/* Returns -EIO if @offset, from entry @index of the table, is not aligned */
+static int GRAPH_RDLOCK qcow2_entry_check_offset(BlockDriverState *bs,
+                                                 int64_t l2_offset, int index,
+                                                 uint64_t offset)
+{
+    if (!offset_into_cluster(bs->opaque, offset)) {
+        return 0;
+    }
+    qcow2_signal_corruption(bs, true, -1, -1, "Cluster allocation offset 0x%"
+                            PRIx64 " unaligned (L2 offset: 0x%" PRIx64
+                            ", L2 index: 0x%x)", offset, l2_offset, index);
+    return -EIO;
+}
+
 /* The ordinary way, for all the rest */
-static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
+static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs,
+                                            int64_t l2_offset, uint64_t *l2,
                                             int index, int addend)
 {
     BDRVQcow2State *s = bs->opaque;
@@ -140,6 +155,7 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
     uint64_t offset = entry & L2E_OFFSET_MASK;
     uint64_t cluster, last;
     int bytes = 1;
+    int ret;
 
     switch (qcow2_get_cluster_type(bs, entry)) {
     case QCOW2_CLUSTER_COMPRESSED:
@@ -148,11 +164,9 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
 
     case QCOW2_CLUSTER_NORMAL:
     case QCOW2_CLUSTER_ZERO_ALLOC:
-        if (offset_into_cluster(s, offset)) {
-            qcow2_signal_corruption(bs, true, -1, -1, "L2 entry %d refers to "
-                                    "unaligned offset 0x%" PRIx64, index,
-                                    offset);
-            return -EIO;
+        ret = qcow2_entry_check_offset(bs, l2_offset, index, offset);
+        if (ret < 0) {
+            return ret;
         }
         break;
 
@@ -162,9 +176,8 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
 
     last = (offset + bytes - 1) >> s->cluster_bits;
     for (cluster = offset >> s->cluster_bits; cluster <= last; cluster++) {
-        int ret = qcow2_update_cluster_refcount(bs, cluster, 1, addend < 0,
-                                                QCOW2_DISCARD_SNAPSHOT);
-
+        ret = qcow2_update_cluster_refcount(bs, cluster, 1, addend < 0,
+                                            QCOW2_DISCARD_SNAPSHOT);
         if (ret < 0) {
             return ret;
         }
@@ -173,7 +186,8 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs, uint64_t *l2,
 }
 
 static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
-                                               uint64_t *l2, int addend)
+                                               int64_t l2_offset, uint64_t *l2,
+                                               int addend)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2Run run = { 0 };
@@ -190,7 +204,7 @@ static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
             ret = qcow2_run_add_refs(bs, run, addend);
         }
         if (ret == 0) {
-            ret = qcow2_entry_add_ref(bs, l2, index, addend);
+            ret = qcow2_entry_add_ref(bs, l2_offset, l2, index, addend);
             ret = ret < 0 ? ret : 1;
         }
         if (ret < 0) {
@@ -234,7 +248,7 @@ static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_entries_add_refs(bs, l2, addend);
+    ret = qcow2_entries_add_refs(bs, l2_offset, l2, addend);
     qemu_vfree(l2);
     if (ret < 0) {
         return ret;
@@ -283,7 +297,11 @@ static bool qcow2_entry_set_copied(BDRVQcow2State *s, uint64_t *l2, int index,
     return true;
 }
 
-/* Returns the number of entries that are right now, or -errno */
+/*
+ * Correct a run of entries from @index on, of which the first one refers to an
+ * ordinary cluster.  Returns their number, 0 if something is wrong with it, or
+ * -errno.
+ */
 static int GRAPH_RDLOCK qcow2_run_set_copied(BlockDriverState *bs, uint64_t *l2,
                                              int index, bool *changed)
 {
@@ -305,8 +323,29 @@ static int GRAPH_RDLOCK qcow2_run_set_copied(BlockDriverState *bs, uint64_t *l2,
     return run.count;
 }
 
+/* The ordinary way.  Returns 1, the number of entries, or -errno. */
+static int GRAPH_RDLOCK qcow2_one_set_copied(BlockDriverState *bs,
+                                             int64_t l2_offset, uint64_t *l2,
+                                             int index, bool *changed)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t offset = get_l2_entry(s, l2, index) & L2E_OFFSET_MASK;
+    uint64_t refcount;
+    int ret = qcow2_entry_check_offset(bs, l2_offset, index, offset);
+
+    if (ret == 0) {
+        ret = qcow2_get_refcount(bs, offset >> s->cluster_bits, &refcount);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    *changed |= qcow2_entry_set_copied(s, l2, index, refcount == 1);
+    return 1;
+}
+
 /* Like qcow2_snapshot_set_copied(), in memory */
 static int GRAPH_RDLOCK qcow2_entries_set_copied(BlockDriverState *bs,
+                                                 int64_t l2_offset,
                                                  uint64_t *l2, bool *changed)
 {
     BDRVQcow2State *s = bs->opaque;
@@ -319,7 +358,10 @@ static int GRAPH_RDLOCK qcow2_entries_set_copied(BlockDriverState *bs,
         case QCOW2_CLUSTER_NORMAL:
         case QCOW2_CLUSTER_ZERO_ALLOC:
             ret = qcow2_run_set_copied(bs, l2, index, changed);
-            if (ret <= 0) {
+            if (ret == 0) {
+                ret = qcow2_one_set_copied(bs, l2_offset, l2, index, changed);
+            }
+            if (ret < 0) {
                 return ret;
             }
             index += ret;
@@ -331,7 +373,7 @@ static int GRAPH_RDLOCK qcow2_entries_set_copied(BlockDriverState *bs,
             index++;
         }
     }
-    return 1;
+    return 0;
 }
 
 static int GRAPH_RDLOCK qcow2_write_table(BlockDriverState *bs, int64_t offset,
@@ -379,14 +421,12 @@ int qcow2_snapshot_set_copied(BlockDriverState *bs, int64_t l2_offset)
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_entries_set_copied(bs, l2, &changed);
-    if (ret > 0) {
-        int ret2 = changed ? qcow2_write_table(bs, l2_offset, l2) : 0;
-
-        if (ret2 == 0) {
-            ret2 = qcow2_put_table_in_cache(bs, l2_offset, l2);
-        }
-        ret = ret2 < 0 ? ret2 : ret;
+    ret = qcow2_entries_set_copied(bs, l2_offset, l2, &changed);
+    if (ret == 0 && changed) {
+        ret = qcow2_write_table(bs, l2_offset, l2);
+    }
+    if (ret == 0) {
+        ret = qcow2_put_table_in_cache(bs, l2_offset, l2);
     }
     qemu_vfree(l2);
     return ret;

@@ -46,8 +46,9 @@ int GRAPH_RDLOCK qcow2_snapshot_add_refs(BlockDriverState *bs,
  *
  * @l2_offset: of the table in the image, in bytes, aligned
  *
- * Returns 1 if that is done; 0 if something in the table is damaged, so that it
- * was left as it is for the ordinary way to report; or -errno.
+ * Returns 0 or -errno; damage to the table is reported and makes the image
+ * unusable.  After an error the flags on disk are those of before or, if it was
+ * the write that failed, some of both.
  */
 int GRAPH_RDLOCK qcow2_snapshot_set_copied(BlockDriverState *bs,
                                            int64_t l2_offset);

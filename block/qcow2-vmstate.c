@@ -211,8 +211,9 @@ static int GRAPH_RDLOCK qcow2_vmstate_clear_l1(BlockDriverState *bs, int first,
 }
 
 /*
- * Can entry @index of the active L1 table stand for a table of VM state?  That
- * must be in use, and be nothing else as well.
+ * Can entry @index of the active L1 table stand for a table of VM state, as far
+ * as can be told without the other entries?  It must be in use, and be no other
+ * metadata as well.
  */
 static bool GRAPH_RDLOCK qcow2_vmstate_l1_entry_is_sane(BlockDriverState *bs,
                                                         int index)
@@ -220,7 +221,6 @@ static bool GRAPH_RDLOCK qcow2_vmstate_l1_entry_is_sane(BlockDriverState *bs,
     BDRVQcow2State *s = bs->opaque;
     uint64_t l2_offset = s->l1_table[index] & L1E_OFFSET_MASK;
     uint64_t refcount;
-    int i;
 
     if (!l2_offset || offset_into_cluster(s, l2_offset)) {
         return false;
@@ -230,52 +230,114 @@ static bool GRAPH_RDLOCK qcow2_vmstate_l1_entry_is_sane(BlockDriverState *bs,
         refcount == 0) {
         return false;
     }
-    if (qcow2_check_metadata_overlap(
-            bs, QCOW2_OL_ACTIVE_L2 | QCOW2_OL_INACTIVE_L2, l2_offset,
-            s->cluster_size) != 0) {
-        return false;
-    }
-    for (i = 0; i < index; i++) {
-        if ((s->l1_table[i] & L1E_OFFSET_MASK) == l2_offset) {
-            return false;
-        }
-    }
-    return true;
+    return qcow2_check_metadata_overlap(
+               bs, QCOW2_OL_ACTIVE_L2 | QCOW2_OL_INACTIVE_L2, l2_offset,
+               s->cluster_size) == 0;
+}
+
+static int qcow2_vmstate_compare_offsets(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a & L1E_OFFSET_MASK;
+    uint64_t right = *(const uint64_t *)b & L1E_OFFSET_MASK;
+
+    return left < right ? -1 : left > right;
 }
 
 /*
- * Collect the L1 entries of VM state that are in use in @l1_entries, which is
- * large enough, or NULL.  Returns their number, or -EIO if one of them cannot
- * be right.
+ * The offset of a table that an entry of @l1_entries, which this sorts, shares
+ * with another entry of the active L1 table, or 0 if there is none
  */
-static int GRAPH_RDLOCK qcow2_vmstate_collect_l1(BlockDriverState *bs,
-                                                 uint64_t *l1_entries)
+static uint64_t qcow2_vmstate_find_shared_table(BDRVQcow2State *s,
+                                                uint64_t *l1_entries,
+                                                int count)
+{
+    int i;
+
+    qsort(l1_entries, count, sizeof(l1_entries[0]),
+          qcow2_vmstate_compare_offsets);
+    for (i = 1; i < count; i++) {
+        if (!qcow2_vmstate_compare_offsets(&l1_entries[i - 1],
+                                           &l1_entries[i])) {
+            return l1_entries[i] & L1E_OFFSET_MASK;
+        }
+    }
+    for (i = 0; i < s->l1_vm_state_index; i++) {
+        if (s->l1_table[i] &&
+            bsearch(&s->l1_table[i], l1_entries, count, sizeof(l1_entries[0]),
+                    qcow2_vmstate_compare_offsets)) {
+            return s->l1_table[i] & L1E_OFFSET_MASK;
+        }
+    }
+    return 0;
+}
+
+static int GRAPH_RDLOCK qcow2_vmstate_bad_l1_entry(BlockDriverState *bs,
+                                                   int index)
 {
     BDRVQcow2State *s = bs->opaque;
-    int i, nb_tables = 0;
 
+    qcow2_signal_corruption(bs, false, -1, -1, "L2 table offset 0x%" PRIx64
+                            " invalid (L1 index: 0x%x)",
+                            (uint64_t)(s->l1_table[index] & L1E_OFFSET_MASK),
+                            index);
+    return -EIO;
+}
+
+static int qcow2_vmstate_find_l1_index(BDRVQcow2State *s, uint64_t l2_offset)
+{
+    int i = s->l1_vm_state_index;
+
+    while ((s->l1_table[i] & L1E_OFFSET_MASK) != l2_offset) {
+        i++;
+    }
+    return i;
+}
+
+/*
+ * Collect the L1 entries of VM state that are in use.  On success, returns their
+ * number; if that is not 0, @l1_entries is to be freed by the caller.  Returns
+ * -EIO if one of them cannot be right, or -ENOMEM.
+ */
+static int GRAPH_RDLOCK qcow2_vmstate_collect_l1(BlockDriverState *bs,
+                                                 uint64_t **l1_entries)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int count = s->l1_size - s->l1_vm_state_index;
+    g_autofree uint64_t *entries = NULL;
+    int i, nb_tables = 0;
+    uint64_t shared;
+
+    if (count <= 0) {
+        return 0;
+    }
+    entries = g_try_new(uint64_t, count);
+    if (!entries) {
+        return -ENOMEM;
+    }
     for (i = s->l1_vm_state_index; i < s->l1_size; i++) {
         if (!s->l1_table[i]) {
             continue;
         }
         if (!qcow2_vmstate_l1_entry_is_sane(bs, i)) {
-            qcow2_signal_corruption(bs, false, -1, -1, "L2 table offset 0x%"
-                                    PRIx64 " invalid (L1 index: 0x%x)",
-                                    (uint64_t)(s->l1_table[i] &
-                                               L1E_OFFSET_MASK), i);
-            return -EIO;
+            return qcow2_vmstate_bad_l1_entry(bs, i);
         }
-        if (l1_entries) {
-            l1_entries[nb_tables] = s->l1_table[i];
-        }
-        nb_tables++;
+        entries[nb_tables++] = s->l1_table[i];
+    }
+    shared = qcow2_vmstate_find_shared_table(s, entries, nb_tables);
+    if (shared) {
+        return qcow2_vmstate_bad_l1_entry(
+            bs, qcow2_vmstate_find_l1_index(s, shared));
+    }
+    if (nb_tables) {
+        *l1_entries = g_steal_pointer(&entries);
     }
     return nb_tables;
 }
 
 int qcow2_vmstate_check_l1(BlockDriverState *bs)
 {
-    int ret = qcow2_vmstate_collect_l1(bs, NULL);
+    g_autofree uint64_t *l1_entries = NULL;
+    int ret = qcow2_vmstate_collect_l1(bs, &l1_entries);
 
     return MIN(ret, 0);
 }
@@ -288,14 +350,7 @@ int qcow2_vmstate_release(BlockDriverState *bs)
     g_autofree uint64_t *l1_entries = NULL;
     int nb_tables, ret;
 
-    if (count <= 0) {
-        return 0;
-    }
-    l1_entries = g_try_new(uint64_t, count);
-    if (!l1_entries) {
-        return -ENOMEM;
-    }
-    nb_tables = qcow2_vmstate_collect_l1(bs, l1_entries);
+    nb_tables = qcow2_vmstate_collect_l1(bs, &l1_entries);
     if (nb_tables <= 0) {
         return nb_tables;
     }
@@ -429,6 +484,19 @@ static bool qcow2_vmstate_is_leftover(int64_t data_end, int64_t file_size)
            file_size - data_end <= 2 * VMSTATE_GROWTH_STEP;
 }
 
+static void coroutine_mixed_fn GRAPH_RDLOCK
+qcow2_vmstate_cut_file(BlockDriverState *bs, int64_t file_size, int64_t needed)
+{
+    /* On disk, too, nothing shall point behind the end */
+    int ret = qcow2_flush_caches(bs);
+
+    if (ret == 0) {
+        ret = bdrv_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
+                            NULL);
+    }
+    trace_vmstate_qcow2_trim(bdrv_get_node_name(bs), file_size, needed, ret);
+}
+
 /*
  * Cut the file to what is needed, but not below @length_before if that is >= 0.
  * If it is not, only leftovers of a save are cut off.
@@ -439,7 +507,6 @@ static void coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t length_before)
 {
     int64_t file_size, needed;
-    int ret;
 
     if (!qcow2_vmstate_can_trim(bs)) {
         return;
@@ -457,20 +524,13 @@ qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t length_before)
             file_size)) {
         return;
     }
-    /* On disk, too, nothing shall point behind the end */
-    ret = qcow2_flush_caches(bs);
-    if (ret == 0) {
-        ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
-                               NULL);
-    }
-    trace_vmstate_qcow2_trim(bdrv_get_node_name(bs), file_size, needed, ret);
+    qcow2_vmstate_cut_file(bs, file_size, needed);
 }
 
 void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     int64_t file_size, needed;
-    int ret;
 
     GLOBAL_STATE_CODE();
 
@@ -487,12 +547,7 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
     if (!qcow2_vmstate_is_leftover(needed, file_size)) {
         return;
     }
-    ret = qcow2_flush_caches(bs);
-    if (ret == 0) {
-        ret = bdrv_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
-                            NULL);
-    }
-    trace_vmstate_qcow2_trim(bdrv_get_node_name(bs), file_size, needed, ret);
+    qcow2_vmstate_cut_file(bs, file_size, needed);
 }
 
 static void coroutine_fn GRAPH_RDLOCK

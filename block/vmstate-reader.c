@@ -54,6 +54,7 @@ struct VmstateReader {
     size_t next_request;    /* size of the next request, if there is room */
     bool filling;           /* the fill coroutine lives */
     bool hold;              /* the consumer wants it to end */
+    int64_t idle_ns;        /* since when it does not live, or 0 */
 
     /*
      * Read-ahead failed somewhere in [end, retry_end).  There is no read-ahead
@@ -132,6 +133,8 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
     size_t bytes;
 
     qemu_mutex_lock(&r->wait.lock);
+    vmstate_stats_busy(&r->stats, r->idle_ns,
+                       qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
     while ((bytes = vmstate_reader_plan(r))) {
         int64_t offset = r->end;
         uint8_t *buf = r->buf + vmstate_reader_ring_offset(r, offset);
@@ -153,6 +156,7 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
         qemu_mutex_lock(&r->wait.lock);
     }
     r->filling = false;
+    r->idle_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     /* From here on @r may be gone */
     vmstate_wait_kick_and_unlock(&r->wait);
 }

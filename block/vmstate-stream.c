@@ -47,6 +47,15 @@ void vmstate_stats_request(VmstateStreamStats *stats, int64_t ns)
     stats->latency[vmstate_latency_class(ns)]++;
 }
 
+void vmstate_stats_busy(VmstateStreamStats *stats, int64_t idle_ns,
+                        int64_t now)
+{
+    if (idle_ns) {
+        stats->storage_stalls++;
+        stats->storage_stall_ns += now - idle_ns;
+    }
+}
+
 int64_t vmstate_stats_latency(const VmstateStreamStats *stats,
                               unsigned percent)
 {

@@ -66,6 +66,7 @@ struct VmstateWriter {
     QSIMPLEQ_HEAD(, VmstateChunk) idle;
     unsigned in_flight;
     unsigned busy;          /* chunks queued and not idle again */
+    int64_t idle_ns;        /* since when there is none, or 0 */
     int ret;                /* first error */
     Error *err;             /* set if @ret is */
     VmstateStreamStats stats;
@@ -94,9 +95,11 @@ static bool vmstate_writer_may_start(VmstateWriter *w)
     return w->ret == 0 && w->state != VMSTATE_WRITER_ABORTING;
 }
 
-static void vmstate_writer_begin_request(VmstateWriter *w)
+static void vmstate_writer_begin_request(VmstateWriter *w, int64_t now)
 {
     QEMU_LOCK_GUARD(&w->wait.lock);
+    vmstate_stats_busy(&w->stats, w->idle_ns, now);
+    w->idle_ns = 0;
     w->in_flight++;
     w->stats.max_in_flight = MAX(w->stats.max_in_flight, w->in_flight);
 }
@@ -129,6 +132,9 @@ static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
     }
     QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
     w->busy--;
+    if (!w->busy) {
+        w->idle_ns = now;
+    }
     vmstate_wait_kick_and_unlock(&w->wait);
 }
 
@@ -141,7 +147,7 @@ static int coroutine_fn vmstate_writer_task_entry(AioTask *task)
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, chunk->buf, chunk->bytes);
     int ret;
 
-    vmstate_writer_begin_request(w);
+    vmstate_writer_begin_request(w, start_ns);
     WITH_GRAPH_RDLOCK_GUARD() {
         ret = bdrv_co_writev_vmstate(w->bs, &qiov, chunk->offset);
     }

@@ -5,14 +5,18 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block.h"
 #include "block/blockjob.h"
+#include "block/export.h"
 #include "migration/snapshot-guard.h"
 #include "monitor/monitor.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-block-export.h"
 #include "qemu/atomic.h"
 #include "qemu/ctype.h"
 #include "qemu/job.h"
 #include "qemu/main-loop.h"
+#include "system/block-backend.h"
 #include "system/runstate.h"
 
 static struct {
@@ -24,6 +28,7 @@ static struct {
     RunState state;         /* of the VM, before it was held */
     RunState asked_for;     /* by somebody meanwhile, or RUN_STATE__MAX */
     GSList *paused_jobs;    /* of BlockJob; a reference each */
+    GSList *drained_nodes;  /* of BlockDriverState; a reference each */
 } guard;
 
 /*
@@ -208,6 +213,49 @@ bool snapshot_in_progress(void)
     return qatomic_read(&guard.doing);
 }
 
+static void snapshot_guard_drain_node(BlockDriverState *bs)
+{
+    bdrv_ref(bs);
+    bdrv_drained_begin(bs);
+    guard.drained_nodes = g_slist_prepend(guard.drained_nodes, bs);
+}
+
+/*
+ * What clients write meanwhile would get into the snapshot, or survive the
+ * revert.  They wait, as they do where the main loop does nothing else.
+ */
+static void snapshot_guard_drain_exports(void)
+{
+    BlockExportInfoList *exports = qmp_query_block_exports(&error_abort);
+
+    for (BlockExportInfoList *e = exports; e; e = e->next) {
+        /* One that is shut down may go while another one is drained */
+        BlockExport *exp = blk_exp_find(e->value->id);
+        uint64_t perm, shared;
+
+        if (!exp || !blk_bs(exp->blk)) {
+            continue;
+        }
+        blk_get_perm(exp->blk, &perm, &shared);
+        if (perm & BLK_PERM_WRITE) {
+            snapshot_guard_drain_node(blk_bs(exp->blk));
+        }
+    }
+    qapi_free_BlockExportInfoList(exports);
+}
+
+static void snapshot_guard_undrain_exports(void)
+{
+    while (guard.drained_nodes) {
+        BlockDriverState *bs = guard.drained_nodes->data;
+
+        bdrv_drained_end(bs);
+        bdrv_unref(bs);
+        guard.drained_nodes = g_slist_delete_link(guard.drained_nodes,
+                                                  guard.drained_nodes);
+    }
+}
+
 void snapshot_guard_hold_vm(RunState state)
 {
     GLOBAL_STATE_CODE();
@@ -216,6 +264,7 @@ void snapshot_guard_hold_vm(RunState state)
     guard.holds_vm = true;
     guard.state = state;
     guard.asked_for = RUN_STATE__MAX;
+    snapshot_guard_drain_exports();
 }
 
 void snapshot_guard_let_vm_go(void (*resume)(RunState state))
@@ -224,17 +273,24 @@ void snapshot_guard_let_vm_go(void (*resume)(RunState state))
     assert(guard.holds_vm);
 
     guard.holds_vm = false;
+    snapshot_guard_undrain_exports();
     if (!resume) {
         return;
     }
-    resume(guard.state);
     if (guard.asked_for == RUN_STATE__MAX) {
-        return;
-    }
-    if (runstate_is_live(guard.asked_for)) {
+        resume(guard.state);
+    } else if (runstate_is_live(guard.asked_for)) {
+        resume(guard.state);
         vm_start();
-    } else {
+    } else if (runstate_is_live(guard.state)) {
+        /*
+         * Everybody is told that it runs and that it stops, but no vCPU gets to
+         * execute anything in between.
+         */
+        vm_prepare_start(false);
         vm_stop(guard.asked_for);
+    } else {
+        resume(guard.state);
     }
 }
 

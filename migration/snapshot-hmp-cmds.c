@@ -155,6 +155,8 @@ static void snapshot_hmp_print_stream(Monitor *mon, SnapshotStreamStats *s)
     }
     monitor_printf(mon, "waited for storage: %" PRIu64 " times, %" PRIu64
                    " us\n", s->stalls, s->stall_time);
+    monitor_printf(mon, "storage waited: %" PRIu64 " times, %" PRIu64 " us\n",
+                   s->storage_stalls, s->storage_stall_time);
     if (s->has_limit) {
         monitor_printf(mon, "limited by: %s\n", SnapshotLimit_str(s->limit));
     }

@@ -11,6 +11,8 @@
 #include "qapi/qapi-commands-snapshot.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "system/runstate.h"
+#include "system/runstate-action.h"
 #include "snapshot-co.h"
 #include "snapshot-op.h"
 #include "snapshot-params.h"
@@ -58,10 +60,43 @@ static void snapshot_op_show_progress(SnapshotOp *op, uint64_t done)
     }
 }
 
+bool snapshot_op_cancel(SnapshotOp *op)
+{
+    GLOBAL_STATE_CODE();
+
+    if (op->committed) {
+        return false;
+    }
+    qatomic_set(&op->cancelled, true);
+    if (op->file) {
+        snapshot_stream_stop(op->file);
+    }
+    return true;
+}
+
+/* A revert cannot be taken back, but nobody needs the VM's memory now */
+static void snapshot_op_give_up(SnapshotOp *op)
+{
+    op->no_resume = true;
+    if (!snapshot_op_cancel(op) && op->file) {
+        snapshot_stream_stop(op->file);
+    }
+}
+
+static bool snapshot_qemu_is_ending(void)
+{
+    return qemu_shutdown_requested_get() &&
+           shutdown_action != SHUTDOWN_ACTION_PAUSE;
+}
+
 static void snapshot_op_sample(void *opaque)
 {
     SnapshotOp *op = opaque;
 
+    if (snapshot_qemu_is_ending()) {
+        /* The main loop does not see it as long as savevm polls in a monitor */
+        snapshot_op_give_up(op);
+    }
     snapshot_op_show_progress(op, op->sample(op));
     timer_mod(op->timer,
               qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + SNAPSHOT_SAMPLE_MS);
@@ -74,11 +109,6 @@ bool snapshot_op_begin(SnapshotOp *op, SnapshotOperation operation,
 
     if (shutting_down) {
         error_setg(errp, "QEMU is shutting down");
-        return false;
-    }
-    if (!snapshot_use_engines()) {
-        error_setg(errp, "Parameters of snapshots have just been changed: try "
-                   "again");
         return false;
     }
     if (!snapshot_guard_begin(operation == SNAPSHOT_OPERATION_SAVE ?
@@ -162,7 +192,9 @@ void snapshot_op_open(SnapshotOp *op, QEMUFile *file, uint64_t total,
     op->total = total;
     op->sample = sample;
     record.total = total;
-    op->timer = timer_new_ms(QEMU_CLOCK_REALTIME, snapshot_op_sample, op);
+    /* Of this context, so that it also fires where savevm polls in a monitor */
+    op->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                              SCALE_MS, snapshot_op_sample, op);
     snapshot_op_sample(op);
 }
 
@@ -176,20 +208,6 @@ void snapshot_op_close(SnapshotOp *op)
     record.has_stream = snapshot_stream_get_stats(op->file, &record.stream);
     op->file = NULL;
     snapshot_op_stop_sampling(op);
-}
-
-bool snapshot_op_cancel(SnapshotOp *op)
-{
-    GLOBAL_STATE_CODE();
-
-    if (op->committed) {
-        return false;
-    }
-    qatomic_set(&op->cancelled, true);
-    if (op->file) {
-        snapshot_stream_stop(op->file);
-    }
-    return true;
 }
 
 typedef struct SnapshotPlainRun {
@@ -246,11 +264,7 @@ void snapshot_shutdown(void)
     if (!op) {
         return;
     }
-    op->no_resume = true;
-    if (!snapshot_op_cancel(op) && op->file) {
-        /* A revert cannot be taken back, but nobody needs its memory now */
-        snapshot_stream_stop(op->file);
-    }
+    snapshot_op_give_up(op);
     AIO_WAIT_WHILE_UNLOCKED(NULL, record.op);
 }
 
@@ -297,6 +311,8 @@ static SnapshotStreamStats *snapshot_stats_stream(const VmstateStreamStats *in,
     out->buffer_bytes = in->buffer_bytes;
     out->stalls = in->stalls;
     out->stall_time = in->stall_ns / SCALE_US;
+    out->storage_stalls = in->storage_stalls;
+    out->storage_stall_time = in->storage_stall_ns / SCALE_US;
     out->storage_time = in->storage_ns / SCALE_US;
     if (in->requests) {
         out->latency = g_new(SnapshotLatency, 1);

@@ -39,7 +39,6 @@ typedef struct SnapshotRevert {
     bool disks_moved;
 
     /* What is to be undone or ended */
-    bool op_begun;
     bool yank_registered;
     bool vm_held;
 
@@ -47,6 +46,38 @@ typedef struct SnapshotRevert {
     int ret;
     Error *err;
 } SnapshotRevert;
+
+static bool snapshot_revert_find_state(SnapshotRevert *r, Error **errp)
+{
+    SnapshotOp *op = r->op;
+    BlockDriverState *bs = bdrv_all_find_vmstate_bs(op->vmstate,
+                                                    op->has_devices,
+                                                    op->devices, errp);
+    int ret;
+
+    if (!bs) {
+        return false;
+    }
+    bdrv_ref(bs);
+    bdrv_unref(r->bs);
+    r->bs = bs;
+
+    ret = bdrv_snapshot_find(bs, &r->sn, op->name);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Snapshot '%s' cannot be found", op->name);
+        return false;
+    }
+    if (r->sn.vm_state_size == 0) {
+        error_setg(errp, "'%s' is a disk-only snapshot: qemu-img can revert to "
+                   "it while the VM is off", op->name);
+        return false;
+    }
+    if (r->sn.vm_state_size > INT64_MAX) {
+        error_setg(errp, "Snapshot '%s' has a damaged VM state size", op->name);
+        return false;
+    }
+    return true;
+}
 
 static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
 {
@@ -67,31 +98,7 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
         error_setg(errp, "Snapshot '%s' does not exist in one or more devices",
                    op->name);
     }
-    if (ret <= 0) {
-        return false;
-    }
-    r->bs = bdrv_all_find_vmstate_bs(op->vmstate, op->has_devices, op->devices,
-                                     errp);
-    if (!r->bs) {
-        return false;
-    }
-    bdrv_ref(r->bs);
-
-    ret = bdrv_snapshot_find(r->bs, &r->sn, op->name);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Snapshot '%s' cannot be found", op->name);
-        return false;
-    }
-    if (r->sn.vm_state_size == 0) {
-        error_setg(errp, "'%s' is a disk-only snapshot: qemu-img can revert to "
-                   "it while the VM is off", op->name);
-        return false;
-    }
-    if (r->sn.vm_state_size > INT64_MAX) {
-        error_setg(errp, "Snapshot '%s' has a damaged VM state size", op->name);
-        return false;
-    }
-    return true;
+    return ret > 0 && snapshot_revert_find_state(r, errp);
 }
 
 static void snapshot_revert_stop_vm(SnapshotRevert *r)
@@ -137,8 +144,7 @@ static void snapshot_revert_begin(void *opaque)
     SnapshotRevert *r = opaque;
 
     r->ret = -EINVAL;
-    r->op_begun = snapshot_op_begin(r->op, SNAPSHOT_OPERATION_LOAD, &r->err);
-    if (!r->op_begun || !snapshot_revert_check(r, &r->err)) {
+    if (!snapshot_revert_check(r, &r->err)) {
         return;
     }
     if (r->op->cancelled) {
@@ -154,7 +160,10 @@ static void snapshot_revert_begin(void *opaque)
         return;
     }
     snapshot_revert_stop_vm(r);
-    snapshot_revert_disks(r);
+    /* Stopping drains, so a block job may have ended and changed the graph */
+    if (snapshot_revert_find_state(r, &r->err)) {
+        snapshot_revert_disks(r);
+    }
 }
 
 static void coroutine_fn snapshot_revert_read_state(SnapshotRevert *r)
@@ -197,9 +206,6 @@ static void snapshot_revert_end(void *opaque)
 {
     SnapshotRevert *r = opaque;
 
-    if (!r->op_begun) {
-        return;
-    }
     if (r->file) {
         snapshot_revert_leave_core(r);
     }
@@ -238,6 +244,10 @@ int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
 
     if (!snapshot_use_engines()) {
         return snapshot_op_run_plainly(op, revert_plainly, errp);
+    }
+    /* At once: the next command has to wait, also if it comes before the BH */
+    if (!snapshot_op_begin(op, SNAPSHOT_OPERATION_LOAD, errp)) {
+        return -EINVAL;
     }
 
     snapshot_co_call(snapshot_revert_begin, &r);

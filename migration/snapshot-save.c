@@ -36,7 +36,6 @@ typedef struct SnapshotSave {
     QEMUFile *file;
 
     /* What is to be undone or ended */
-    bool op_begun;
     bool vm_held;
     bool space_begun;
     bool core_begun;
@@ -97,22 +96,30 @@ static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
     return ret == 0;
 }
 
+static bool snapshot_save_find_node(SnapshotSave *s, Error **errp)
+{
+    SnapshotOp *op = s->op;
+    BlockDriverState *bs = bdrv_all_find_vmstate_bs(op->vmstate,
+                                                    op->has_devices,
+                                                    op->devices, errp);
+
+    if (!bs) {
+        return false;
+    }
+    bdrv_ref(bs);
+    bdrv_unref(s->bs);
+    s->bs = bs;
+    return true;
+}
+
 static bool snapshot_save_check(SnapshotSave *s, Error **errp)
 {
     SnapshotOp *op = s->op;
 
-    if (!snapshot_save_check_core(errp) ||
-        !bdrv_all_can_snapshot(op->has_devices, op->devices, errp) ||
-        !snapshot_save_make_room_for_name(op, errp)) {
-        return false;
-    }
-    s->bs = bdrv_all_find_vmstate_bs(op->vmstate, op->has_devices, op->devices,
-                                     errp);
-    if (!s->bs) {
-        return false;
-    }
-    bdrv_ref(s->bs);
-    return true;
+    return snapshot_save_check_core(errp) &&
+           bdrv_all_can_snapshot(op->has_devices, op->devices, errp) &&
+           snapshot_save_make_room_for_name(op, errp) &&
+           snapshot_save_find_node(s, errp);
 }
 
 /* --- Phases -------------------------------------------------------------- */
@@ -189,11 +196,14 @@ static void snapshot_save_begin(void *opaque)
     SnapshotSave *s = opaque;
 
     s->ret = -EINVAL;
-    s->op_begun = snapshot_op_begin(s->op, SNAPSHOT_OPERATION_SAVE, &s->err);
-    if (!s->op_begun || s->op->cancelled || !snapshot_save_check(s, &s->err)) {
+    if (s->op->cancelled || !snapshot_save_check(s, &s->err)) {
         return;
     }
     snapshot_save_stop_vm(s);
+    /* Stopping drains, so a block job may have ended and changed the graph */
+    if (!snapshot_save_find_node(s, &s->err)) {
+        return;
+    }
     snapshot_save_describe(s);
     snapshot_save_open(s);
 }
@@ -354,9 +364,6 @@ static void snapshot_save_end(void *opaque)
     SnapshotSave *s = opaque;
     uint64_t size;
 
-    if (!s->op_begun) {
-        return;
-    }
     snapshot_save_decide(s);
     size = snapshot_save_close(s);
     if (s->ret < 0) {
@@ -382,6 +389,10 @@ int coroutine_fn snapshot_save_co(SnapshotOp *op, Error **errp)
 
     if (!snapshot_use_engines()) {
         return snapshot_op_run_plainly(op, save_plainly, errp);
+    }
+    /* At once: the next command has to wait, also if it comes before the BH */
+    if (!snapshot_op_begin(op, SNAPSHOT_OPERATION_SAVE, errp)) {
+        return -EINVAL;
     }
 
     snapshot_co_call(snapshot_save_begin, &s);

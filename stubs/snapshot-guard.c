@@ -11,3 +11,8 @@ bool snapshot_guard_allows_cancel(Job *job, Error **errp)
 {
     return true;
 }
+
+bool snapshot_guard_allows_qmp(const char *name, Error **errp)
+{
+    return true;
+}

@@ -46,6 +46,10 @@ extern const VmstateStreamOptions vmstate_stream_defaults;
  *                the stream lives
  * @stalls: how often the producer or consumer had to wait for storage
  * @stall_ns: for how long, summed, in nanoseconds
+ * @storage_stalls: how often storage had nothing to do in mid-stream, because
+ *                  the producer had not filled a chunk or the consumer had not
+ *                  made room
+ * @storage_stall_ns: for how long, summed, in nanoseconds
  * @storage_ns: sum of the requests' durations, in nanoseconds; larger than the
  *              elapsed time when requests overlap
  * @max_latency_ns: duration of the slowest request, in nanoseconds
@@ -61,6 +65,8 @@ typedef struct VmstateStreamStats {
     uint64_t buffer_bytes;
     uint64_t stalls;
     int64_t stall_ns;
+    uint64_t storage_stalls;
+    int64_t storage_stall_ns;
     int64_t storage_ns;
     int64_t max_latency_ns;
     uint64_t latency[VMSTATE_LATENCY_CLASSES];
@@ -72,6 +78,17 @@ typedef struct VmstateStreamStats {
  * The caller serialises access to @stats.
  */
 void vmstate_stats_request(VmstateStreamStats *stats, int64_t ns);
+
+/**
+ * vmstate_stats_busy: Storage has something to do again
+ *
+ * @idle_ns: the time since which it has had nothing, on the same clock as @now;
+ *           0 if it has had, or if this is the beginning of the stream
+ *
+ * The caller serialises access to @stats.
+ */
+void vmstate_stats_busy(VmstateStreamStats *stats, int64_t idle_ns,
+                        int64_t now);
 
 /**
  * vmstate_stats_latency: How long @percent of all requests took at most

@@ -24,15 +24,15 @@
  * Pauses the block jobs there are, until snapshot_guard_end(): the block layer
  * is not drained all the time, and a job that ended could change the graph.
  *
- * Main loop thread with the BQL, outside coroutines.  Returns false with @errp
- * set if another operation is under way.
+ * Main loop thread with the BQL.  Returns false with @errp set if another
+ * operation is under way.
  */
 bool snapshot_guard_begin(const char *doing, Error **errp);
 
 /**
  * snapshot_guard_end: The operation is over, everything is allowed again
  *
- * The VM must not be held any more.  Same conditions as at the beginning.
+ * The VM must not be held any more.  Main loop thread with the BQL.
  */
 void snapshot_guard_end(void);
 
@@ -48,7 +48,9 @@ bool snapshot_in_progress(void);
  *
  * @state: the run state that it was in
  *
- * Main loop thread with the BQL.
+ * Clients of exports that may write wait as well: their nodes are drained.
+ *
+ * Main loop thread with the BQL, outside coroutines.
  */
 void snapshot_guard_hold_vm(RunState state);
 
@@ -56,8 +58,8 @@ void snapshot_guard_hold_vm(RunState state);
  * snapshot_guard_let_vm_go: The VM is not held any more
  *
  * @resume: called with the run state that it was in; NULL if it shall stay as
- *          it is.  Then the VM is started or stopped if somebody has asked for
- *          that meanwhile.
+ *          it is.  If somebody has asked for another state meanwhile, the VM
+ *          gets that; when it is to be stopped, it executes nothing before.
  *
  * Main loop thread with the BQL, outside coroutines.
  */

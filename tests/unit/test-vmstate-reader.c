@@ -297,6 +297,7 @@ static void check_stats(ReaderTest *rt)
     g_assert_cmpuint(stats.bytes, ==, rt->delivered);
     g_assert_cmpuint(stats.buffer_bytes, <=, rt->window);
     g_assert_cmpint(!stats.stalls, ==, !stats.stall_ns);
+    g_assert_cmpint(!stats.storage_stalls, ==, !stats.storage_stall_ns);
 }
 
 /* Reads @first and later follow each other from @offset, never two at a time */
@@ -543,6 +544,34 @@ static void test_no_needless_wait(VmstateTest *t)
         g_assert_cmpuint(after.stalls, ==, before.stalls + 1);
         g_assert_cmpint(after.stall_ns, >, before.stall_ns);
     }
+    reader_close(&rt);
+}
+
+/* Storage waits when the window is full, until the consumer makes room */
+static void test_storage_stalls(VmstateTest *t)
+{
+    const int64_t pause_us = 2000;
+    VmstateStreamStats before, after;
+    ReaderTest rt;
+
+    reader_open(&rt, t, 2 * WINDOW);
+    read_until(&rt, 1);
+    vmstate_test_settle(t);
+    vmstate_reader_get_stats(rt.r, &before);
+    g_usleep(pause_us);
+    read_until(&rt, WINDOW + 1);
+    vmstate_reader_get_stats(rt.r, &after);
+    g_assert_cmpuint(after.storage_stalls, >, before.storage_stalls);
+    g_assert_cmpint(after.storage_stall_ns, >=,
+                    before.storage_stall_ns + pause_us * SCALE_US);
+
+    /* The end of the state is no stall */
+    vmstate_test_settle(t);
+    vmstate_reader_get_stats(rt.r, &before);
+    g_usleep(pause_us);
+    read_until(&rt, 2 * WINDOW);
+    vmstate_reader_get_stats(rt.r, &after);
+    g_assert_cmpint(after.storage_stall_ns, ==, before.storage_stall_ns);
     reader_close(&rt);
 }
 
@@ -1164,10 +1193,7 @@ static void test_no_leak(void)
 
 static void add_cases(void)
 {
-    static const struct {
-        const char *name;
-        VmstateTestCaseFunc *func;
-    } cases[] = {
+    static const VmstateTestEntry cases[] = {
         { "sizes", test_sizes },
         { "fast-node", test_fast_node },
         { "tuned", test_tuned },
@@ -1179,6 +1205,7 @@ static void add_cases(void)
         { "lazy-start", test_lazy_start },
         { "ahead", test_ahead },
         { "no-needless-wait", test_no_needless_wait },
+        { "storage-stalls", test_storage_stalls },
         { "no-wait-for-window", test_no_wait_for_window },
         { "short-read", test_short_read },
         { "growth", test_growth },
@@ -1199,12 +1226,10 @@ static void add_cases(void)
         { "error/then-seek", test_seek_from_error },
         { "error/then-seek-back", test_seek_back_from_error },
         { "error/then-free", test_free_after_error },
+        { }
     };
-    int i;
 
-    for (i = 0; i < ARRAY_SIZE(cases); i++) {
-        vmstate_test_add("/vmstate-reader", cases[i].name, cases[i].func);
-    }
+    vmstate_test_add("/vmstate-reader", cases);
 }
 
 int main(int argc, char **argv)

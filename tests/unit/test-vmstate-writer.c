@@ -292,6 +292,7 @@ static void check_stats(WriterTest *wt)
                                              wt->ret == -ENOMEM);
     g_assert_cmpuint(stats.buffer_bytes % wt->chunk, ==, 0);
     g_assert_cmpint(!stats.stalls, ==, !stats.stall_ns);
+    g_assert_cmpint(!stats.storage_stalls, ==, !stats.storage_stall_ns);
     g_assert_cmpint(!stats.requests, ==, !stats.storage_ns);
     check_latency(&stats);
 }
@@ -505,6 +506,103 @@ static void test_stalls(VmstateTest *t)
     }
     g_assert_cmpint(stats.storage_ns, >=,
                     VMSTATE_WRITER_DEPTH * VMSTATE_TEST_LATER_NS);
+    writer_close(&wt);
+}
+
+/* Storage waits for the producer in mid-stream, not before and not behind it */
+static void test_storage_stalls(VmstateTest *t)
+{
+    const int64_t pause_us = 2000;
+    VmstateStreamStats stats;
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    g_usleep(pause_us);
+    write_up_to(&wt, 2 * wt.chunk - 1);
+    vmstate_test_settle(t);
+    vmstate_writer_get_stats(wt.w, &stats);
+    g_assert_cmpuint(stats.storage_stalls, ==, 0);
+
+    g_usleep(pause_us);
+    write_up_to(&wt, 2 * wt.chunk);
+    vmstate_test_settle(t);
+    vmstate_writer_get_stats(wt.w, &stats);
+    g_assert_cmpuint(stats.storage_stalls, ==, 1);
+    g_assert_cmpint(stats.storage_stall_ns, >=, pause_us * SCALE_US);
+
+    g_usleep(pause_us);
+    vmstate_test_run(t, finish_party, &wt);
+    check_stream(&wt);
+    vmstate_writer_get_stats(wt.w, &stats);
+    g_assert_cmpuint(stats.storage_stalls, ==, 1);
+    writer_close(&wt);
+}
+
+/* While requests are held storage has something to do, whoever waits */
+static void test_storage_busy(VmstateTest *t)
+{
+    VmstateStreamStats stats;
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    vmstate_test_hold(t->node);
+    write_up_to(&wt, 3 * wt.chunk);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, 3);
+    write_up_to(&wt, 5 * wt.chunk);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, 5);
+    wt.release = true;
+    vmstate_test_run(t, finish_party, &wt);
+    check_stream(&wt);
+    vmstate_writer_get_stats(wt.w, &stats);
+    g_assert_cmpuint(stats.storage_stalls, ==, 0);
+    writer_close(&wt);
+}
+
+static void coroutine_mixed_fn settle_party(void *opaque)
+{
+    WriterTest *wt = opaque;
+
+    release_if_told(wt);
+    vmstate_writer_settle(wt->w);
+    g_assert_cmpuint(vmstate_test_in_flight(wt->t->node), ==, 0);
+}
+
+/* What was queued gets to storage, what is in an open chunk stays there */
+static void test_settle(VmstateTest *t)
+{
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    vmstate_test_run(t, settle_party, &wt);
+    vmstate_test_hold(t->node);
+    write_up_to(&wt, 3 * wt.chunk + 7);
+    wt.release = true;
+    vmstate_test_run(t, settle_party, &wt);
+    g_assert_cmpuint(t->node->data->len, ==, 3 * wt.chunk);
+    vmstate_test_run(t, settle_party, &wt);
+    write_and_finish(&wt, write_party, 11 * wt.chunk + 1);
+    check_stream(&wt);
+    vmstate_test_run(t, settle_party, &wt);
+    writer_close(&wt);
+}
+
+/* After an error what is queued is dropped, and that is waited for too */
+static void test_settle_after_error(VmstateTest *t)
+{
+    WriterTest wt;
+
+    writer_open(&wt, t);
+    vmstate_test_hold(t->node);
+    write_up_to(&wt, (VMSTATE_WRITER_DEPTH + 1) * wt.chunk);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE,
+                                VMSTATE_WRITER_DEPTH);
+    vmstate_writer_cancel(wt.w);
+    wt.release = true;
+    vmstate_test_run(t, settle_party, &wt);
+    g_assert_cmpuint(vmstate_test_started(t->node, VMSTATE_TEST_WRITE), ==,
+                     VMSTATE_WRITER_DEPTH);
+    vmstate_test_run(t, finish_party, &wt);
+    vmstate_test_check_error(wt.ret, wt.err, ECANCELED, -1);
     writer_close(&wt);
 }
 
@@ -1137,16 +1235,17 @@ static void test_latency(void)
 
 static void add_cases(void)
 {
-    static const struct {
-        const char *name;
-        VmstateTestCaseFunc *func;
-    } cases[] = {
+    static const VmstateTestEntry cases[] = {
         { "lengths", test_lengths },
         { "cluster-sizes", test_cluster_sizes },
         { "random", test_random },
         { "depth", test_depth },
         { "depth/tuned", test_tuned },
         { "stalls", test_stalls },
+        { "storage-stalls", test_storage_stalls },
+        { "storage-stalls/busy", test_storage_busy },
+        { "settle", test_settle },
+        { "settle/after-error", test_settle_after_error },
         { "start-by-itself", test_start_by_itself },
         { "drain", test_drain },
         { "finish-waits", test_finish_waits },
@@ -1171,12 +1270,10 @@ static void add_cases(void)
         { "abort/finished", test_abort_finished },
         { "free/unfinished", test_free_unfinished },
         { "free/in-flight", test_free_in_flight },
+        { }
     };
-    int i;
 
-    for (i = 0; i < ARRAY_SIZE(cases); i++) {
-        vmstate_test_add("/vmstate-writer", cases[i].name, cases[i].func);
-    }
+    vmstate_test_add("/vmstate-writer", cases);
 }
 
 int main(int argc, char **argv)

@@ -782,17 +782,23 @@ static void run_case(gconstpointer opaque)
     vmstate_test_free(t);
 }
 
-void vmstate_test_add(const char *prefix, const char *name,
-                      VmstateTestCaseFunc *func)
+static void add_entry(const char *prefix, const VmstateTestEntry *entry)
 {
     const VmstateTestSetting *setting;
 
     for (setting = vmstate_test_settings; setting->name; setting++) {
         VmstateTestCase *c = g_new(VmstateTestCase, 1);
-        g_autofree char *path = g_strdup_printf("%s/%s/%s", prefix, name,
-                                                setting->name);
+        g_autofree char *path = g_strdup_printf("%s/%s/%s", prefix,
+                                                entry->name, setting->name);
 
-        *c = (VmstateTestCase) { setting, func };
+        *c = (VmstateTestCase) { setting, entry->func };
         g_test_add_data_func_full(path, c, run_case, g_free);
+    }
+}
+
+void vmstate_test_add(const char *prefix, const VmstateTestEntry *entries)
+{
+    while (entries->name) {
+        add_entry(prefix, entries++);
     }
 }

@@ -130,9 +130,16 @@ uint32_t vmstate_test_seed(void);
 VmstateTest *vmstate_test_new(const VmstateTestSetting *setting);
 void vmstate_test_free(VmstateTest *t);
 
-/* Add @func as @prefix/@name/SETTING, once for each setting */
-void vmstate_test_add(const char *prefix, const char *name,
-                      VmstateTestCaseFunc *func);
+typedef struct VmstateTestEntry {
+    const char *name;
+    VmstateTestCaseFunc *func;
+} VmstateTestEntry;
+
+/*
+ * Add each of @entries, which end with an empty one, as @prefix/NAME/SETTING,
+ * once for each setting
+ */
+void vmstate_test_add(const char *prefix, const VmstateTestEntry *entries);
 
 /*
  * The node runs only while the party waits.  In the other settings a request
