@@ -59,6 +59,13 @@ def count(text):
     return int(text)
 
 
+def folder_name(text):
+    """A folder: nothing at all would be the one that one happens to be in."""
+    if not text:
+        raise argparse.ArgumentTypeError('a folder is needed')
+    return Path(text)
+
+
 def add_options(parser, folder):
     """Add the options that all programs have; @folder is where images go."""
     parser.add_argument('--cache', choices=list(storage.CACHE_MODES),
@@ -66,7 +73,7 @@ def add_options(parser, folder):
     parser.add_argument('--aio', choices=storage.AIO_MODES,
                         help='how QEMU does asynchronous I/O (default native,'
                              ' or threads where the cache mode excludes it)')
-    parser.add_argument('--dir', type=Path, metavar='DIR',
+    parser.add_argument('--dir', type=folder_name, metavar='DIR',
                         default=BUILD / folder,
                         help=f'folder for images (default build/{folder})')
     parser.add_argument('--json', type=Path, metavar='FILE',

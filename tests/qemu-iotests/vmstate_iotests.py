@@ -200,9 +200,15 @@ class SnapshotTestCase(iotests.QMPTestCase):
         }
 
     def assert_sound(self, path: Optional[str] = None,
-                     allocated: Optional[int] = None) -> Node:
-        """No errors, no leaks; the number of allocated clusters as given"""
-        result = qemu_img_check(path or self.disk)
+                     allocated: Optional[int] = None,
+                     shared: bool = False) -> Node:
+        """
+        No errors, no leaks; the number of allocated clusters as given
+
+        @shared: a VM has the image open, and has flushed it
+        """
+        result = qemu_img_check(*(['-U'] if shared else []),
+                                path or self.disk)
         for error in ('check-errors', 'corruptions', 'leaks'):
             self.assertEqual(result.get(error, 0), 0, str(result))
         if allocated is not None:
