@@ -14,6 +14,7 @@
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-vmstate.h"
+#include "qcow2-vmstate-check.h"
 #include "trace.h"
 
 struct Qcow2VmstateGrowth {
@@ -668,4 +669,5 @@ const BdrvVmstateOps qcow2_vmstate_ops = {
     .co_begin_save = qcow2_co_vmstate_begin_save,
     .co_end_save = qcow2_co_vmstate_end_save,
     .co_release = qcow2_co_vmstate_release,
+    .co_check_snapshot = qcow2_co_vmstate_check_snapshot,
 };

@@ -77,3 +77,23 @@ int coroutine_fn bdrv_co_vmstate_release(BlockDriverState *bs, Error **errp)
     bdrv_dec_in_flight(vm_bs);
     return ret;
 }
+
+int coroutine_fn bdrv_co_vmstate_check_snapshot(BlockDriverState *bs,
+                                                const QEMUSnapshotInfo *sn,
+                                                uint8_t *head, size_t bytes,
+                                                Error **errp)
+{
+    BlockDriverState *vm_bs = vmstate_find_node(bs);
+    int ret;
+
+    IO_CODE();
+
+    if (!vm_bs || !vm_bs->drv->vmstate_ops->co_check_snapshot) {
+        return 0;
+    }
+    bdrv_inc_in_flight(vm_bs);
+    ret = vm_bs->drv->vmstate_ops->co_check_snapshot(vm_bs, sn, head, bytes,
+                                                     errp);
+    bdrv_dec_in_flight(vm_bs);
+    return ret;
+}

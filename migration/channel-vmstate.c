@@ -39,7 +39,20 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
 
     vioc = QIO_CHANNEL_VMSTATE(object_new(TYPE_QIO_CHANNEL_VMSTATE));
     vioc->reader = vmstate_reader_new(bs, size, options);
+    vioc->size = size;
     return vioc;
+}
+
+void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
+                                       const char *name)
+{
+    g_free(vioc->section);
+    vioc->section = g_strdup(name);
+}
+
+const char *qio_channel_vmstate_get_section(const QIOChannelVmstate *vioc)
+{
+    return vioc->section;
 }
 
 void coroutine_mixed_fn qio_channel_vmstate_settle(QIOChannelVmstate *vioc)
@@ -99,7 +112,10 @@ void qio_channel_vmstate_abort(QIOChannelVmstate *vioc)
 
 static void qio_channel_vmstate_finalize(Object *obj)
 {
-    qio_channel_vmstate_abort(QIO_CHANNEL_VMSTATE(obj));
+    QIOChannelVmstate *vioc = QIO_CHANNEL_VMSTATE(obj);
+
+    qio_channel_vmstate_abort(vioc);
+    g_free(vioc->section);
 }
 
 static void coroutine_fn qio_channel_vmstate_give_way(QIOChannelVmstate *vioc)
@@ -133,6 +149,11 @@ qio_channel_vmstate_readv(QIOChannel *ioc, const struct iovec *iov, size_t niov,
         return -1;
     }
     ret = vmstate_reader_read(vioc->reader, iov, niov, errp);
+    if (ret == 0 && iov_size(iov, niov)) {
+        /* Whoever reads knows from the contents where to stop */
+        error_setg(errp, "VM state ends after %" PRId64 " bytes", vioc->size);
+        return -1;
+    }
     return ret < 0 ? -1 : ret;
 }
 

@@ -38,6 +38,8 @@ struct QIOChannelVmstate {
 
     bool stopped;           /* atomic: reading fails from now on */
     int64_t yielded_ns;     /* reader only: when others last could run */
+    int64_t size;           /* reader only: of the VM state, or -1 */
+    char *section;          /* reader only: what is loaded, for messages */
 };
 
 /**
@@ -55,12 +57,23 @@ qio_channel_vmstate_new_output(BlockDriverState *bs,
 /**
  * qio_channel_vmstate_new_input: Read VM state of @bs from offset 0 on
  *
- * @size: length of the VM state in bytes, where end of file is; -1 if unknown
+ * @size: length of the VM state in bytes, behind which reading fails; -1 if
+ *        unknown
  * @options: copied; NULL for the defaults
  */
 QIOChannelVmstate *
 qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
                               const VmstateStreamOptions *options);
+
+/**
+ * qio_channel_vmstate_enter_section: From now on section @name is read
+ *
+ * For messages.  qio_channel_vmstate_get_section() returns it, or NULL before
+ * the first one.
+ */
+void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
+                                       const char *name);
+const char *qio_channel_vmstate_get_section(const QIOChannelVmstate *vioc);
 
 /**
  * qio_channel_vmstate_settle: Wait until no request of a writer is in flight

@@ -1,5 +1,5 @@
 /*
- * Looking before a snapshot is taken
+ * Looking before a snapshot is taken or reverted to
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -7,6 +7,7 @@
 #ifndef MIGRATION_SNAPSHOT_CHECK_H
 #define MIGRATION_SNAPSHOT_CHECK_H
 
+#include "block/snapshot.h"
 #include "qapi/qapi-builtin-types.h"
 
 /**
@@ -24,5 +25,20 @@
  */
 int snapshot_exists_on_any(const char *name, bool has_devices,
                            strList *devices, Error **errp);
+
+/**
+ * snapshot_check_state: Can the VM state of a snapshot be loaded at all?
+ *
+ * To be asked before any disk is reverted.  Looks whether all of it is there,
+ * and whether it begins like the state of a machine like this one.
+ *
+ * @bs: node that keeps the VM state
+ * @sn: the snapshot, as bdrv_snapshot_find() returned it
+ *
+ * Main loop thread with the BQL, outside coroutines; the VM may be running.
+ * Returns false with @errp set if it cannot.
+ */
+bool snapshot_check_state(BlockDriverState *bs, const QEMUSnapshotInfo *sn,
+                          Error **errp);
 
 #endif /* MIGRATION_SNAPSHOT_CHECK_H */

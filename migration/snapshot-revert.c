@@ -17,6 +17,7 @@
 #include "migration.h"
 #include "options.h"
 #include "savevm.h"
+#include "snapshot-check.h"
 #include "snapshot-co.h"
 #include "snapshot-params.h"
 #include "snapshot-revert.h"
@@ -98,7 +99,8 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
         error_setg(errp, "Snapshot '%s' does not exist in one or more devices",
                    op->name);
     }
-    return ret > 0 && snapshot_revert_find_state(r, errp);
+    return ret > 0 && snapshot_revert_find_state(r, errp) &&
+           snapshot_check_state(r->bs, &r->sn, errp);
 }
 
 static void snapshot_revert_stop_vm(SnapshotRevert *r)
@@ -171,8 +173,7 @@ static void coroutine_fn snapshot_revert_read_state(SnapshotRevert *r)
     snapshot_op_enter(SNAPSHOT_PHASE_STATE);
     r->ret = qemu_loadvm_state(r->file);
     if (r->ret < 0) {
-        snapshot_stream_set_error(r->file, r->ret,
-                                  "Error while loading VM state", &r->err);
+        snapshot_stream_set_load_error(r->file, r->ret, &r->err);
     }
 }
 

@@ -7,11 +7,15 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/units.h"
 #include "block/vmstate.h"
 #include "channel-block.h"
 #include "channel-vmstate.h"
 #include "snapshot-params.h"
 #include "snapshot-stream.h"
+
+/* Size of a QEMUFile's own buffer */
+#define SNAPSHOT_FILE_BUFFER (32 * KiB)
 
 QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
 {
@@ -60,6 +64,46 @@ static QIOChannelVmstate *snapshot_stream_get_channel(QEMUFile *f)
 
     return (QIOChannelVmstate *)object_dynamic_cast(OBJECT(ioc),
                                                     TYPE_QIO_CHANNEL_VMSTATE);
+}
+
+void snapshot_stream_enter_section(QEMUFile *f, const char *name)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+
+    if (vioc) {
+        qio_channel_vmstate_enter_section(vioc, name);
+    }
+}
+
+/* Bytes that were taken out of a stream that has failed */
+static uint64_t coroutine_mixed_fn snapshot_stream_consumed(QEMUFile *f)
+{
+    uint64_t pos = qio_channel_io_seek(qemu_file_get_ioc(f), 0, SEEK_CUR,
+                                       &error_abort);
+    uint8_t *buf;
+
+    /* As it has failed, this does not read more into the buffer */
+    return pos - qemu_peek_buffer(f, &buf, SNAPSHOT_FILE_BUFFER, 0);
+}
+
+void coroutine_mixed_fn snapshot_stream_set_load_error(QEMUFile *f, int ret,
+                                                       Error **errp)
+{
+    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+    const char *section = vioc ? qio_channel_vmstate_get_section(vioc) : NULL;
+    g_autofree char *what = NULL;
+    Error *err = NULL;
+    bool known = qemu_file_get_error_obj(f, &err) < 0;
+
+    qemu_file_set_error(f, ret);
+    what = g_strdup_printf("Error while loading VM state, section '%s', "
+                           "offset %" PRIu64, section ?: "header",
+                           snapshot_stream_consumed(f));
+    if (known) {
+        error_propagate_prepend(errp, err, "%s: ", what);
+    } else {
+        error_setg_errno(errp, -ret, "%s", what);
+    }
 }
 
 void snapshot_stream_stop(QEMUFile *f)

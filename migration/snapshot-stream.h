@@ -103,6 +103,24 @@ void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
                                Error **errp);
 
 /**
+ * snapshot_stream_enter_section: From now on section @name is loaded from @f
+ *
+ * For messages.  Does nothing if @f is not a snapshot.
+ */
+void snapshot_stream_enter_section(QEMUFile *f, const char *name);
+
+/**
+ * snapshot_stream_set_load_error: Say where and why loading a stream failed
+ *
+ * @ret: the error, as -errno
+ *
+ * Like snapshot_stream_set_error(), with the last section that began and how
+ * far its consumer got, in bytes from the start.
+ */
+void coroutine_mixed_fn snapshot_stream_set_load_error(QEMUFile *f, int ret,
+                                                       Error **errp);
+
+/**
  * snapshot_stream_release: Free the VM state in the active layer of @bs
  *
  * For VM state that is loaded already or not worth keeping.  No stream may be

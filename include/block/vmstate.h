@@ -13,6 +13,7 @@
 #define BLOCK_VMSTATE_H
 
 #include "block/block-common.h"
+#include "block/snapshot.h"
 #include "block/graph-lock.h"
 #include "qemu/units.h"
 
@@ -39,6 +40,10 @@ typedef struct BdrvVmstateOps {
     void coroutine_fn (*co_end_save)(BlockDriverState *bs) GRAPH_RDLOCK_PTR;
     int coroutine_fn (*co_release)(BlockDriverState *bs, Error **errp)
         GRAPH_RDLOCK_PTR;
+    int coroutine_fn (*co_check_snapshot)(BlockDriverState *bs,
+                                          const QEMUSnapshotInfo *sn,
+                                          uint8_t *head, size_t bytes,
+                                          Error **errp) GRAPH_RDLOCK_PTR;
 } BdrvVmstateOps;
 
 /**
@@ -98,5 +103,28 @@ int coroutine_fn GRAPH_RDLOCK
 bdrv_co_vmstate_release(BlockDriverState *bs, Error **errp);
 int co_wrapper_bdrv_rdlock
 bdrv_vmstate_release(BlockDriverState *bs, Error **errp);
+
+/**
+ * bdrv_vmstate_check_snapshot: Is the VM state of a snapshot all there?
+ *
+ * To be asked before anything is reverted.  Looks whether there is a place in
+ * the image file for each byte of it, and reads the first ones; that what lies
+ * in these places can be read, and is right, shows only when it is loaded.
+ *
+ * @sn: as bdrv_snapshot_find() returned it for @bs
+ * @head: filled with the first bytes of the VM state
+ * @bytes: how many, at most BDRV_SECTOR_SIZE
+ *
+ * Main loop thread or coroutine; the VM may be running.
+ *
+ * Returns the number of bytes in @head, which is 0 if the driver cannot tell
+ * anything, or -errno with @errp naming node, snapshot and offset.
+ */
+int coroutine_fn GRAPH_RDLOCK
+bdrv_co_vmstate_check_snapshot(BlockDriverState *bs, const QEMUSnapshotInfo *sn,
+                               uint8_t *head, size_t bytes, Error **errp);
+int co_wrapper_bdrv_rdlock
+bdrv_vmstate_check_snapshot(BlockDriverState *bs, const QEMUSnapshotInfo *sn,
+                            uint8_t *head, size_t bytes, Error **errp);
 
 #endif /* BLOCK_VMSTATE_H */
