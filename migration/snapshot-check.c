@@ -37,6 +37,41 @@ int snapshot_exists_on_any(const char *name, bool has_devices,
     return 0;
 }
 
+/* None of @count capabilities at @caps must be on */
+static bool snapshot_check_capabilities(const MigrationCapability *caps,
+                                        size_t count, Error **errp)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (migrate_get_current()->capabilities[caps[i]]) {
+            error_setg(errp, "Snapshots do not work with migration capability "
+                       "'%s'", MigrationCapability_str(caps[i]));
+            return false;
+        }
+    }
+    return true;
+}
+
+bool snapshot_check_save(Error **errp)
+{
+    static const MigrationCapability caps[] = {
+        MIGRATION_CAPABILITY_MULTIFD,
+        MIGRATION_CAPABILITY_MAPPED_RAM,
+        MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
+    };
+
+    return snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp);
+}
+
+bool snapshot_check_load(Error **errp)
+{
+    static const MigrationCapability caps[] = {
+        MIGRATION_CAPABILITY_MULTIFD,
+        MIGRATION_CAPABILITY_MAPPED_RAM,
+    };
+
+    return snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp);
+}
+
 /*
  * The stream begins with a magic number, a version and, but for very old machine
  * types, a section that has the name of the machine type.

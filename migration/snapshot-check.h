@@ -27,6 +27,17 @@ int snapshot_exists_on_any(const char *name, bool has_devices,
                            strList *devices, Error **errp);
 
 /**
+ * snapshot_check_save: Do migration capabilities allow to save a snapshot?
+ * snapshot_check_load: ... to load one?
+ *
+ * Some change what is in the stream, or look for channels besides it.
+ *
+ * Main loop thread.  Returns false with @errp naming the capability.
+ */
+bool snapshot_check_save(Error **errp);
+bool snapshot_check_load(Error **errp);
+
+/**
  * snapshot_check_state: Can the VM state of a snapshot be loaded at all?
  *
  * To be asked before any disk is reverted.  Looks whether all of it is there,

@@ -15,7 +15,6 @@
 #include "system/runstate.h"
 #include "system/system.h"
 #include "migration.h"
-#include "options.h"
 #include "savevm.h"
 #include "snapshot-check.h"
 #include "snapshot-co.h"
@@ -85,13 +84,8 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
     SnapshotOp *op = r->op;
     int ret;
 
-    /* They would look for channels that a snapshot does not have */
-    if (migrate_multifd() || migrate_mapped_ram()) {
-        error_setg(errp, "Snapshots do not work with migration capability '%s'",
-                   migrate_multifd() ? "multifd" : "mapped-ram");
-        return false;
-    }
-    if (!bdrv_all_can_snapshot(op->has_devices, op->devices, errp)) {
+    if (!snapshot_check_load(errp) ||
+        !bdrv_all_can_snapshot(op->has_devices, op->devices, errp)) {
         return false;
     }
     ret = bdrv_all_has_snapshot(op->name, op->has_devices, op->devices, errp);

@@ -20,7 +20,6 @@
 #include "qemu/timer.h"
 #include "system/runstate.h"
 #include "migration.h"
-#include "options.h"
 #include "ram.h"
 #include "savevm.h"
 #include "snapshot-check.h"
@@ -50,17 +49,6 @@ typedef struct SnapshotSave {
 
 /* --- Before the VM stops ------------------------------------------------- */
 
-static bool snapshot_save_check_capability(MigrationCapability cap,
-                                           Error **errp)
-{
-    if (migrate_get_current()->capabilities[cap]) {
-        error_setg(errp, "Snapshots do not work with migration capability '%s'",
-                   MigrationCapability_str(cap));
-        return false;
-    }
-    return true;
-}
-
 static bool snapshot_save_check_core(Error **errp)
 {
     if (migration_is_blocked(errp)) {
@@ -70,11 +58,7 @@ static bool snapshot_save_check_core(Error **errp)
         error_setg(errp, "There's a migration process in progress");
         return false;
     }
-    return snapshot_save_check_capability(MIGRATION_CAPABILITY_MULTIFD, errp) &&
-           snapshot_save_check_capability(MIGRATION_CAPABILITY_MAPPED_RAM,
-                                          errp) &&
-           snapshot_save_check_capability(
-               MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT, errp);
+    return snapshot_check_save(errp);
 }
 
 static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
