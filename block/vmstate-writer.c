@@ -346,13 +346,12 @@ static bool vmstate_writer_has_idle_chunk_or_error(void *opaque)
     return w->ret < 0 || !QSIMPLEQ_EMPTY(&w->idle);
 }
 
-/* Called with the lock held */
-static void coroutine_mixed_fn vmstate_writer_wait_chunk(VmstateWriter *w)
+/* The producer waits for storage.  Called with the lock held. */
+static void coroutine_mixed_fn vmstate_writer_stall(VmstateWriter *w,
+                                                    VmstateWaitCond *cond)
 {
-    int64_t stall_ns;
+    int64_t stall_ns = vmstate_wait(&w->wait, cond, w);
 
-    stall_ns = vmstate_wait(&w->wait, vmstate_writer_has_idle_chunk_or_error,
-                            w);
     if (stall_ns) {
         w->stats.stalls++;
         w->stats.stall_ns += stall_ns;
@@ -367,7 +366,7 @@ vmstate_writer_take_chunk(VmstateWriter *w)
     VmstateChunk *chunk;
 
     QEMU_LOCK_GUARD(&w->wait.lock);
-    vmstate_writer_wait_chunk(w);
+    vmstate_writer_stall(w, vmstate_writer_has_idle_chunk_or_error);
     if (w->ret < 0) {
         return NULL;
     }
@@ -477,7 +476,7 @@ static bool vmstate_writer_is_settled(void *opaque)
 void coroutine_mixed_fn vmstate_writer_settle(VmstateWriter *w)
 {
     QEMU_LOCK_GUARD(&w->wait.lock);
-    vmstate_wait(&w->wait, vmstate_writer_is_settled, w);
+    vmstate_writer_stall(w, vmstate_writer_is_settled);
 }
 
 static bool vmstate_writer_owner_has_ended(void *opaque)

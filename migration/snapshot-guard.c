@@ -158,6 +158,18 @@ bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline)
     return false;
 }
 
+/*
+ * Packets that read, set breakpoints, which are no state of the guest, or detach:
+ * the VM is to run then, which is put off.
+ */
+bool snapshot_guard_allows_gdb(const char *packet)
+{
+    if (!snapshot_in_progress() || !packet[0]) {
+        return true;
+    }
+    return strchr("!?DHTgmpqzZ", packet[0]) || !strcmp(packet, "vCont?");
+}
+
 static void snapshot_guard_pause_block_jobs(void)
 {
     BlockJob *job;

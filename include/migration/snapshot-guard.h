@@ -99,6 +99,13 @@ bool snapshot_guard_allows_cancel(Job *job, Error **errp);
 bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline);
 
 /**
+ * snapshot_guard_allows_gdb: May gdbstub carry out @packet now?
+ *
+ * Main loop thread.
+ */
+bool snapshot_guard_allows_gdb(const char *packet);
+
+/**
  * snapshot_shutdown: End the operation that is under way, if any
  *
  * A save is cancelled; a revert fails.  The VM does not run again.

@@ -570,6 +570,7 @@ static void coroutine_mixed_fn settle_party(void *opaque)
 /* What was queued gets to storage, what is in an open chunk stays there */
 static void test_settle(VmstateTest *t)
 {
+    VmstateStreamStats stats;
     WriterTest wt;
 
     writer_open(&wt, t);
@@ -579,6 +580,10 @@ static void test_settle(VmstateTest *t)
     wt.release = true;
     vmstate_test_run(t, settle_party, &wt);
     g_assert_cmpuint(t->node->data->len, ==, 3 * wt.chunk);
+    vmstate_writer_get_stats(wt.w, &stats);
+    if (vmstate_test_is_single_threaded(t)) {
+        g_assert_cmpuint(stats.stalls, ==, 1);
+    }
     vmstate_test_run(t, settle_party, &wt);
     write_and_finish(&wt, write_party, 11 * wt.chunk + 1);
     check_stream(&wt);
