@@ -8,7 +8,6 @@
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qapi/error.h"
-#include "qemu/memalign.h"
 #include "qcow2.h"
 #include "qcow2-vmstate-check.h"
 
@@ -51,13 +50,14 @@ static const QCowSnapshot *qcow2_state_find_snapshot(BDRVQcow2State *s,
     return NULL;
 }
 
-/* Does [@offset, @offset + one cluster) lie in the file, and at its place? */
-static bool qcow2_state_is_cluster(Qcow2StateCheck *c, uint64_t offset)
+/* Is @offset that of a cluster whose first @bytes lie in the file? */
+static bool qcow2_state_is_cluster(Qcow2StateCheck *c, uint64_t offset,
+                                   uint64_t bytes)
 {
     BDRVQcow2State *s = c->bs->opaque;
 
-    /* The last cluster of a file may be a part of one */
-    return offset && !offset_into_cluster(s, offset) && offset < c->file_size;
+    return offset && !offset_into_cluster(s, offset) &&
+           offset + bytes <= c->file_size;
 }
 
 /* How much VM state one L2 table can hold, in bytes */
@@ -89,7 +89,7 @@ static int coroutine_fn GRAPH_RDLOCK qcow2_state_read_l1(Qcow2StateCheck *c)
     }
     for (uint64_t i = 0; i < count; i++) {
         c->l2_offsets[i] = be64_to_cpu(c->l2_offsets[i]) & L1E_OFFSET_MASK;
-        if (!qcow2_state_is_cluster(c, c->l2_offsets[i])) {
+        if (!qcow2_state_is_cluster(c, c->l2_offsets[i], s->cluster_size)) {
             return qcow2_state_damaged(c, i * table_bytes,
                                        "an L2 table is missing");
         }
@@ -107,10 +107,11 @@ qcow2_state_check_slice(Qcow2StateCheck *c, uint64_t offset,
     for (int i = 0; i < s->l2_slice_size && offset < c->sn->vm_state_size;
          i++, offset += s->cluster_size) {
         uint64_t entry = get_l2_entry(s, (uint64_t *)l2_slice, i);
+        uint64_t bytes = MIN(s->cluster_size, c->sn->vm_state_size - offset);
 
         switch (qcow2_get_cluster_type(c->bs, entry)) {
         case QCOW2_CLUSTER_NORMAL:
-            if (!qcow2_state_is_cluster(c, entry & L2E_OFFSET_MASK)) {
+            if (!qcow2_state_is_cluster(c, entry & L2E_OFFSET_MASK, bytes)) {
                 return qcow2_state_damaged(c, offset, "a cluster is not in the "
                                            "image file");
             }

@@ -18,6 +18,7 @@
 #include "qemu/main-loop.h"
 #include "system/block-backend.h"
 #include "system/runstate.h"
+#include "system/runstate-action.h"
 
 static struct {
     /* Written in the main loop, read in any thread; NULL if nothing is done */
@@ -159,15 +160,16 @@ bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline)
 }
 
 /*
- * Packets that read, set breakpoints, which are no state of the guest, or detach:
- * the VM is to run then, which is put off.
+ * Not allowed is what continues, and what changes registers or RAM: breakpoints,
+ * too, may be bytes in RAM.  When gdb detaches the VM is to run, which is put off.
  */
 bool snapshot_guard_allows_gdb(const char *packet)
 {
     if (!snapshot_in_progress() || !packet[0]) {
         return true;
     }
-    return strchr("!?DHTgmpqzZ", packet[0]) || !strcmp(packet, "vCont?");
+    return !strchr("CFGMPSXZbcsz", packet[0]) &&
+           !g_str_has_prefix(packet, "vCont;");
 }
 
 static void snapshot_guard_pause_block_jobs(void)
@@ -225,6 +227,27 @@ bool snapshot_in_progress(void)
     return qatomic_read(&guard.doing);
 }
 
+bool snapshot_guard_qemu_is_ending(void)
+{
+    if (shutdown_action == SHUTDOWN_ACTION_PAUSE) {
+        return false;
+    }
+    switch (qemu_shutdown_requested_get()) {
+    case SHUTDOWN_CAUSE_HOST_ERROR:
+    case SHUTDOWN_CAUSE_HOST_QMP_QUIT:
+    case SHUTDOWN_CAUSE_HOST_SIGNAL:
+    case SHUTDOWN_CAUSE_HOST_UI:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool snapshot_guard_holds_requests(void)
+{
+    return guard.holds_vm && !snapshot_guard_qemu_is_ending();
+}
+
 static void snapshot_guard_drain_node(BlockDriverState *bs)
 {
     bdrv_ref(bs);
@@ -275,7 +298,8 @@ void snapshot_guard_hold_vm(RunState state)
 
     guard.holds_vm = true;
     guard.state = state;
-    guard.asked_for = RUN_STATE__MAX;
+    /* Such as by a vCPU that panicked while it was being stopped */
+    qemu_vmstop_requested(&guard.asked_for);
     snapshot_guard_drain_exports();
 }
 

@@ -11,8 +11,6 @@
 #include "qapi/qapi-commands-snapshot.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
-#include "system/runstate.h"
-#include "system/runstate-action.h"
 #include "snapshot-co.h"
 #include "snapshot-op.h"
 #include "snapshot-params.h"
@@ -83,21 +81,17 @@ static void snapshot_op_give_up(SnapshotOp *op)
     }
 }
 
-static bool snapshot_qemu_is_ending(void)
-{
-    return qemu_shutdown_requested_get() &&
-           shutdown_action != SHUTDOWN_ACTION_PAUSE;
-}
-
 static void snapshot_op_sample(void *opaque)
 {
     SnapshotOp *op = opaque;
 
-    if (snapshot_qemu_is_ending()) {
+    if (snapshot_guard_qemu_is_ending()) {
         /* The main loop does not see it as long as savevm polls in a monitor */
         snapshot_op_give_up(op);
     }
-    snapshot_op_show_progress(op, op->sample(op));
+    if (op->sample) {
+        snapshot_op_show_progress(op, op->sample(op));
+    }
     timer_mod(op->timer,
               qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + SNAPSHOT_SAMPLE_MS);
 }
@@ -200,14 +194,14 @@ void snapshot_op_open(SnapshotOp *op, QEMUFile *file, uint64_t total,
 
 void snapshot_op_stop_sampling(SnapshotOp *op)
 {
-    g_clear_pointer(&op->timer, timer_free);
+    op->sample = NULL;
 }
 
 void snapshot_op_close(SnapshotOp *op)
 {
     record.has_stream = snapshot_stream_get_stats(op->file, &record.stream);
     op->file = NULL;
-    snapshot_op_stop_sampling(op);
+    g_clear_pointer(&op->timer, timer_free);
 }
 
 typedef struct SnapshotPlainRun {
@@ -284,15 +278,14 @@ static SnapshotPhaseTimeList *snapshot_stats_phases(int64_t now)
     return phases;
 }
 
-/* How long guest RAM has been worked on, in nanoseconds */
-static int64_t snapshot_stats_work_ns(int64_t now)
+/* How long a phase has taken so far, in nanoseconds; 0 if it has not begun */
+static int64_t snapshot_stats_phase_ns(SnapshotPhase phase, int64_t now)
 {
     for (unsigned i = 0; i < record.phases->len; i++) {
         SnapshotPhaseRecord *p = &g_array_index(record.phases,
                                                 SnapshotPhaseRecord, i);
 
-        if (p->phase == SNAPSHOT_PHASE_RAM ||
-            p->phase == SNAPSHOT_PHASE_STATE) {
+        if (p->phase == phase) {
             return (p->end_ns ?: now) - p->start_ns;
         }
     }
@@ -300,8 +293,13 @@ static int64_t snapshot_stats_work_ns(int64_t now)
 }
 
 static SnapshotStreamStats *snapshot_stats_stream(const VmstateStreamStats *in,
-                                                  int64_t work_ns)
+                                                  int64_t now)
 {
+    /* Nothing is done in this one but to wait for storage */
+    int64_t flush_ns = snapshot_stats_phase_ns(SNAPSHOT_PHASE_FLUSH, now);
+    int64_t work_ns = snapshot_stats_phase_ns(SNAPSHOT_PHASE_RAM, now) +
+                      snapshot_stats_phase_ns(SNAPSHOT_PHASE_STATE, now) +
+                      flush_ns;
     SnapshotStreamStats *out = g_new0(SnapshotStreamStats, 1);
 
     out->bytes = in->bytes;
@@ -322,8 +320,8 @@ static SnapshotStreamStats *snapshot_stats_stream(const VmstateStreamStats *in,
         out->latency->max = in->max_latency_ns / SCALE_US;
     }
     out->has_limit = work_ns >= SNAPSHOT_LIMIT_MIN_NS;
-    out->limit = in->stall_ns > work_ns / 2 ? SNAPSHOT_LIMIT_STORAGE
-                                            : SNAPSHOT_LIMIT_GUEST_MEMORY;
+    out->limit = in->stall_ns + flush_ns > work_ns / 2
+                 ? SNAPSHOT_LIMIT_STORAGE : SNAPSHOT_LIMIT_GUEST_MEMORY;
     return out;
 }
 
@@ -350,8 +348,7 @@ SnapshotStats *qmp_x_query_snapshot_stats(Error **errp)
     stats->time = ((record.end_ns ?: now) - record.start_ns) / SCALE_US;
     stats->phases = snapshot_stats_phases(now);
     if (record.has_stream) {
-        stats->stream = snapshot_stats_stream(&record.stream,
-                                              snapshot_stats_work_ns(now));
+        stats->stream = snapshot_stats_stream(&record.stream, now);
     }
     return stats;
 }

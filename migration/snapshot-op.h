@@ -57,8 +57,8 @@ typedef struct SnapshotOp {
 /**
  * snapshot_op_begin: @op becomes the one that is under way
  *
- * Outside coroutines.  Returns false with @errp set if another one is; else
- * snapshot_op_end() must follow.
+ * Main loop thread, also in coroutines.  Returns false with @errp set if another
+ * one is; else snapshot_op_end() must follow.
  */
 bool snapshot_op_begin(SnapshotOp *op, SnapshotOperation operation,
                        Error **errp);

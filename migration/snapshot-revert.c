@@ -100,9 +100,12 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
 static void snapshot_revert_stop_vm(SnapshotRevert *r)
 {
     RunState state = runstate_get();
+    RunState old_request;
 
     snapshot_op_enter(SNAPSHOT_PHASE_STOP);
     vm_stop(RUN_STATE_RESTORE_VM);
+    /* What the old guest ran into does not concern the one that comes back */
+    qemu_vmstop_requested(&old_request);
     snapshot_guard_hold_vm(state);
     r->vm_held = true;
 }

@@ -44,6 +44,22 @@ void snapshot_guard_end(void);
 bool snapshot_in_progress(void);
 
 /**
+ * snapshot_guard_qemu_is_ending: Has somebody outside asked QEMU to end?
+ *
+ * By quit, a signal or a window that was closed; not the guest.
+ *
+ * Main loop thread.
+ */
+bool snapshot_guard_qemu_is_ending(void);
+
+/**
+ * snapshot_guard_holds_requests: Do requests for a reset and the like wait?
+ *
+ * Main loop thread.
+ */
+bool snapshot_guard_holds_requests(void);
+
+/**
  * snapshot_guard_hold_vm: From now on the VM stays stopped
  *
  * @state: the run state that it was in
