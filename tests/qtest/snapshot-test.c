@@ -1446,15 +1446,18 @@ static void test_guest_loadvm(void)
 static void test_start_missing(void)
 {
     g_autofree char *disks = create_disks(1);
+    /* If it does start, it is to end and not to wait */
     g_autofree char *command = g_strdup_printf(
-        "%s -accel qtest -display none -machine pc -nodefaults%s "
-        "-loadvm nosuch", getenv("QTEST_QEMU_BINARY"), disks);
+        "echo quit | %s -accel qtest -display none -monitor stdio -machine pc "
+        "-nodefaults%s -loadvm nosuch", getenv("QTEST_QEMU_BINARY"), disks);
+    const char *argv[] = { "/bin/sh", "-c", command, NULL };
     g_autofree char *output = NULL;
     g_autofree char *errors = NULL;
     g_autoptr(GError) err = NULL;
     int status;
 
-    g_spawn_command_line_sync(command, &output, &errors, &status, &err);
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &output, &errors,
+                 &status, &err);
     g_assert_no_error(err);
     g_spawn_check_exit_status(status, &err);
     g_assert_error(err, G_SPAWN_EXIT_ERROR, 1);
