@@ -27,18 +27,29 @@ int snapshot_exists_on_any(const char *name, bool has_devices,
                            strList *devices, Error **errp);
 
 /**
- * snapshot_check_save: Do migration capabilities allow to save a snapshot?
- * snapshot_check_load: ... to load one?
+ * snapshot_check_save: Can a snapshot of that name be saved on these nodes?
  *
- * Some change what is in the stream, or look for channels besides it.
+ * @name: NULL if the name is to be made
+ * @devices: the nodes by name; NULL for all of them
+ *
+ * Looks at the names as such, not at what they stand for, and at migration
+ * capabilities: some change what is in the stream, or look for channels besides
+ * it.
+ *
+ * Main loop thread.  Returns false with @errp naming what stands against it.
+ */
+bool snapshot_check_save(const char *name, strList *devices, Error **errp);
+
+/**
+ * snapshot_check_load: Do migration capabilities allow to load a snapshot?
  *
  * Main loop thread.  Returns false with @errp naming the capability.
  */
-bool snapshot_check_save(Error **errp);
 bool snapshot_check_load(Error **errp);
 
 /**
- * snapshot_check_state: Can the VM state of a snapshot be loaded at all?
+ * snapshot_check_state:
+ * snapshot_co_check_state: Can the VM state of a snapshot be loaded at all?
  *
  * To be asked before any disk is reverted.  Looks whether all of it is there,
  * and whether it begins like the state of a machine like this one.
@@ -46,10 +57,14 @@ bool snapshot_check_load(Error **errp);
  * @bs: node that keeps the VM state
  * @sn: the snapshot, as bdrv_snapshot_find() returned it
  *
- * Main loop thread with the BQL, outside coroutines; the VM may be running.
- * Returns false with @errp set if it cannot.
+ * Main loop thread with the BQL; the first outside coroutines, the second in
+ * one, so that the monitor answers meanwhile.  The VM may be running.  Returns
+ * false with @errp set if it cannot.
  */
 bool snapshot_check_state(BlockDriverState *bs, const QEMUSnapshotInfo *sn,
                           Error **errp);
+bool coroutine_fn snapshot_co_check_state(BlockDriverState *bs,
+                                          const QEMUSnapshotInfo *sn,
+                                          Error **errp);
 
 #endif /* MIGRATION_SNAPSHOT_CHECK_H */

@@ -330,6 +330,14 @@ void snapshot_guard_let_vm_go(void (*resume)(RunState state))
     }
 }
 
+void snapshot_guard_forget_stop(void)
+{
+    GLOBAL_STATE_CODE();
+    assert(guard.holds_vm);
+
+    guard.asked_for = RUN_STATE__MAX;
+}
+
 bool snapshot_guard_postpones(RunState state)
 {
     if (guard.holds_vm) {

@@ -123,6 +123,7 @@ bool snapshot_op_begin(SnapshotOp *op, SnapshotOperation operation,
     record.start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     record.phases = g_array_new(false, false, sizeof(SnapshotPhaseRecord));
     trace_snapshot_begin(SnapshotOperation_str(operation), op->name ?: "");
+    snapshot_op_enter(SNAPSHOT_PHASE_CHECK);
     return true;
 }
 

@@ -57,6 +57,8 @@ typedef struct SnapshotOp {
 /**
  * snapshot_op_begin: @op becomes the one that is under way
  *
+ * Its first phase is the one in which everything is looked at.
+ *
  * Main loop thread, also in coroutines.  Returns false with @errp set if another
  * one is; else snapshot_op_end() must follow.
  */

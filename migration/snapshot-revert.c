@@ -93,19 +93,22 @@ static bool snapshot_revert_check(SnapshotRevert *r, Error **errp)
         error_setg(errp, "Snapshot '%s' does not exist in one or more devices",
                    op->name);
     }
-    return ret > 0 && snapshot_revert_find_state(r, errp) &&
-           snapshot_check_state(r->bs, &r->sn, errp);
+    return ret > 0 && snapshot_revert_find_state(r, errp);
+}
+
+static void snapshot_revert_look(void *opaque)
+{
+    SnapshotRevert *r = opaque;
+
+    r->ret = snapshot_revert_check(r, &r->err) ? 0 : -EINVAL;
 }
 
 static void snapshot_revert_stop_vm(SnapshotRevert *r)
 {
     RunState state = runstate_get();
-    RunState old_request;
 
     snapshot_op_enter(SNAPSHOT_PHASE_STOP);
     vm_stop(RUN_STATE_RESTORE_VM);
-    /* What the old guest ran into does not concern the one that comes back */
-    qemu_vmstop_requested(&old_request);
     snapshot_guard_hold_vm(state);
     r->vm_held = true;
 }
@@ -126,6 +129,9 @@ static void snapshot_revert_disks(SnapshotRevert *r)
     r->ret = bdrv_all_goto_snapshot(op->name, op->has_devices, op->devices,
                                     &r->disks_moved, &r->err);
     op->committed = r->disks_moved;
+    if (r->disks_moved) {
+        snapshot_guard_forget_stop();
+    }
     if (r->ret == 0) {
         snapshot_op_enter(SNAPSHOT_PHASE_RESET);
         r->file = snapshot_stream_open_input(r->bs, r->sn.vm_state_size);
@@ -143,9 +149,6 @@ static void snapshot_revert_begin(void *opaque)
     SnapshotRevert *r = opaque;
 
     r->ret = -EINVAL;
-    if (!snapshot_revert_check(r, &r->err)) {
-        return;
-    }
     if (r->op->cancelled) {
         error_setg(&r->err, "Reverting to snapshot '%s' was cancelled",
                    r->op->name);
@@ -248,7 +251,13 @@ int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
         return -EINVAL;
     }
 
-    snapshot_co_call(snapshot_revert_begin, &r);
+    snapshot_co_call(snapshot_revert_look, &r);
+    if (r.ret == 0 && !snapshot_co_check_state(r.bs, &r.sn, &r.err)) {
+        r.ret = -EINVAL;
+    }
+    if (r.ret == 0) {
+        snapshot_co_call(snapshot_revert_begin, &r);
+    }
     if (r.ret == 0) {
         snapshot_revert_read_state(&r);
     }

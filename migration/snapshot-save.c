@@ -49,7 +49,7 @@ typedef struct SnapshotSave {
 
 /* --- Before the VM stops ------------------------------------------------- */
 
-static bool snapshot_save_check_core(Error **errp)
+static bool snapshot_save_check_core(SnapshotOp *op, Error **errp)
 {
     if (migration_is_blocked(errp)) {
         return false;
@@ -58,7 +58,7 @@ static bool snapshot_save_check_core(Error **errp)
         error_setg(errp, "There's a migration process in progress");
         return false;
     }
-    return snapshot_check_save(errp);
+    return snapshot_check_save(op->name, op->devices, errp);
 }
 
 static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
@@ -100,7 +100,7 @@ static bool snapshot_save_check(SnapshotSave *s, Error **errp)
 {
     SnapshotOp *op = s->op;
 
-    return snapshot_save_check_core(errp) &&
+    return snapshot_save_check_core(op, errp) &&
            bdrv_all_can_snapshot(op->has_devices, op->devices, errp) &&
            snapshot_save_make_room_for_name(op, errp) &&
            snapshot_save_find_node(s, errp);

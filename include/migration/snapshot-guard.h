@@ -82,6 +82,15 @@ void snapshot_guard_hold_vm(RunState state);
 void snapshot_guard_let_vm_go(void (*resume)(RunState state));
 
 /**
+ * snapshot_guard_forget_stop: Another guest takes the place of the old one
+ *
+ * What the old one was to stop for, such as an I/O error, does not concern it.
+ *
+ * Main loop thread with the BQL, while the VM is held.
+ */
+void snapshot_guard_forget_stop(void);
+
+/**
  * snapshot_guard_postpones: Is the VM held, so that it cannot be in @state now?
  *
  * If so, it will be in @state when it is not held any more.
