@@ -20,14 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 
-# Where distributions install what the packages below have
-DAEMONS = ('/usr/sbin/libvirtd', '/usr/sbin/virtqemud')
-DRIVERS = ('/usr/lib/*/libvirt/connection-driver',
-           '/usr/lib*/libvirt/connection-driver')
-PACKAGES = ('libvirt-daemon', 'libvirt-daemon-driver-qemu')
 DRIVER = 'libvirt_driver_qemu.so'
+PACKAGES = ('libvirt0', 'libvirt-clients', 'libvirt-daemon',
+            'libvirt-daemon-driver-qemu')
 
 # Only this driver, so that the daemon has to do with domains and nothing else
 QEMU_CONF = '''\
@@ -54,7 +52,7 @@ class LibvirtError(Exception):
 
 
 class MissingError(LibvirtError):
-    """There cannot be a libvirt on this machine; the text says why."""
+    """This machine cannot run the test; the text says why."""
 
 
 class VirshError(LibvirtError):
@@ -279,42 +277,53 @@ class Home:
 
 # The programs
 
-def fetched(fetch, package):
-    """The folder that a package is unpacked in."""
+class Programs(NamedTuple):
+    """
+    What is used of a libvirt.
+
+    @libraries: folder of its libraries
+    """
+    daemon: Path
+    virsh: Path
+    driver: Path
+    libraries: Path
+
+    def usable_by(self, home):
+        """The same, where the user of @home can get at them."""
+        libraries = home.make('lib')
+        for path in self.libraries.glob('libvirt*.so.0'):
+            (libraries / path.name).symlink_to(home.usable(path))
+        return Programs(home.usable(self.daemon, '-x'),
+                        home.usable(self.virsh, '-x'),
+                        home.usable(self.driver), libraries)
+
+
+def fetched_programs(fetch, at_least=None):
+    """
+    Those of Debian's packages, unpacked and not installed.
+
+    To install them would start a daemon for the whole machine.
+
+    @at_least: version, from the suite's backports if need be
+    """
+    command = [str(fetch), *PACKAGES]
+    if at_least:
+        command[1:1] = ['--at-least', at_least]
     try:
-        done = subprocess.run([str(fetch), package], check=True, text=True,
+        done = subprocess.run(command, check=True, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True)
     except OSError as err:
         raise LibvirtError(f'cannot run {fetch}: {err.strerror}') from err
     except subprocess.CalledProcessError as err:
         said = err.stderr.strip().splitlines() or ['it does not say why']
-        raise LibvirtError(f'cannot fetch {package}: {said[-1]}') from err
-    return Path(done.stdout.strip())
-
-
-def find_programs(fetch):
-    """
-    The daemon and the folder of its drivers.
-
-    Those of the machine if it has them.  If not, they are taken out of the
-    packages: to install these would start a daemon for the whole machine.
-    """
-    if not shutil.which('virsh'):
-        raise LibvirtError('virsh is not installed: run scripts/deps')
-    drivers = [found for pattern in DRIVERS for found in
-               sorted(Path('/').glob(pattern[1:])) if (found / DRIVER).exists()]
-    for daemon in DAEMONS:
-        if drivers and os.access(daemon, os.X_OK):
-            return Path(daemon), drivers[0]
-    if not shutil.which('dpkg-deb'):
-        raise MissingError('there is no libvirt daemon with its QEMU driver '
-                           'here, and no Debian packages to take it from: '
-                           'install libvirtd or virtqemud')
-    daemon, driver = [fetched(fetch, package) for package in PACKAGES]
-    drivers = list(driver.glob(f'usr/lib/*/libvirt/connection-driver/{DRIVER}'))
+        raise LibvirtError(f'cannot fetch libvirt: {said[-1]}') from err
+    top = Path(done.stdout.strip())
+    drivers = list(top.glob(f'usr/lib/*/libvirt/connection-driver/{DRIVER}'))
     if not drivers:
-        raise LibvirtError(f'{PACKAGES[1]} has no {DRIVER}: look at {driver}')
-    return daemon / 'usr/sbin/libvirtd', drivers[0].parent
+        raise LibvirtError(f'the packages of libvirt have no {DRIVER}: '
+                           f'look at {top}')
+    return Programs(top / 'usr/sbin/libvirtd', top / 'usr/bin/virsh',
+                    drivers[0], drivers[0].parents[2])
 
 
 # The daemon
@@ -323,26 +332,26 @@ class Daemon:
     """
     A daemon in a Home, called @name there; use it as a context manager.
 
-    @programs: what find_programs() returns
+    @programs: Programs that the user of the Home can use
     """
 
     def __init__(self, home, name, programs):
         self.home = home
         self.name = name
-        self._program = home.usable(programs[0], '-x')
-        driver = home.usable(programs[1] / DRIVER)
+        self._program = programs.daemon
+        self._virsh = programs.virsh
         drivers = home.make(f'{name}/drivers')
-        (drivers / DRIVER).symlink_to(driver)
+        (drivers / DRIVER).symlink_to(programs.driver)
         sockets = home.make(f'{name}/run/libvirt')
         self.log = home.folder / name / 'daemon.log'
         home.make(f'{name}/e/libvirt/qemu.conf', QEMU_CONF)
         self._conf = home.make(
             f'{name}/daemon.conf',
             DAEMON_CONF.format(sockets=sockets, log=self.log))
-        kind = 'libvirt' if self._program.name == 'libvirtd' else 'virtqemud'
-        self.socket = sockets / f'{kind}-sock'
-        self._environment = home.environment(name,
-                                             LIBVIRT_DRIVER_DIR=str(drivers))
+        self.socket = sockets / 'libvirt-sock'
+        self._environment = home.environment(
+            name, LIBVIRT_DRIVER_DIR=str(drivers),
+            LD_LIBRARY_PATH=str(programs.libraries))
         self.process = None
 
     def __enter__(self):
@@ -389,7 +398,7 @@ class Daemon:
     def command(self, *args):
         """The words of a call of virsh."""
         # With the socket named, there is no other daemon to be found
-        return ['virsh', '--connect',
+        return [self._virsh, '--connect',
                 f'qemu+unix:///session?socket={self.socket}', '--quiet', *args]
 
     def virsh(self, *args):
@@ -410,10 +419,10 @@ class Daemon:
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def version(self):
-        """What the daemon says of itself."""
+        """The daemon's, as a tuple of numbers."""
         done = self.home.run([self._program, '--version'],
                              env=self._environment)
-        return done.stdout.strip()
+        return tuple(map(int, done.stdout.split()[-1].split('.')))
 
     def writes_to(self):
         """Files and sockets that it and its domains have open to write to."""
