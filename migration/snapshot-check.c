@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/graph-lock.h"
 #include "block/snapshot.h"
 #include "block/vmstate.h"
 #include "hw/boards.h"
@@ -108,7 +109,7 @@ typedef struct SnapshotState {
     const char *tag;
 } SnapshotState;
 
-static bool G_GNUC_PRINTF(3, 4)
+static bool GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)
 snapshot_state_damaged(const SnapshotState *s, Error **errp,
                        const char *fmt, ...)
 {
@@ -127,8 +128,9 @@ snapshot_state_damaged(const SnapshotState *s, Error **errp,
  * The stream begins with a magic number, a version and, but for very old machine
  * types, a section that has the name of the machine type.
  */
-static bool snapshot_check_machine(const SnapshotState *s, const uint8_t *p,
-                                   size_t bytes, Error **errp)
+static bool GRAPH_RDLOCK
+snapshot_check_machine(const SnapshotState *s, const uint8_t *p, size_t bytes,
+                       Error **errp)
 {
     const char *machine = MACHINE_GET_CLASS(current_machine)->name;
     uint32_t len;
@@ -161,8 +163,9 @@ static bool snapshot_check_machine(const SnapshotState *s, const uint8_t *p,
     return true;
 }
 
-static bool snapshot_check_head(const SnapshotState *s, const uint8_t *head,
-                                size_t bytes, Error **errp)
+static bool GRAPH_RDLOCK
+snapshot_check_head(const SnapshotState *s, const uint8_t *head, size_t bytes,
+                    Error **errp)
 {
     uint32_t version;
 
@@ -181,9 +184,9 @@ static bool snapshot_check_head(const SnapshotState *s, const uint8_t *head,
 }
 
 /* @ret: what looking for the state's clusters returned */
-static bool snapshot_check_found(BlockDriverState *bs,
-                                 const QEMUSnapshotInfo *sn, int ret,
-                                 const uint8_t *head, Error **errp)
+static bool GRAPH_RDLOCK
+snapshot_check_found(BlockDriverState *bs, const QEMUSnapshotInfo *sn, int ret,
+                     const uint8_t *head, Error **errp)
 {
     SnapshotState s = { .bs = bs, .tag = sn->name };
 
@@ -199,6 +202,8 @@ bool snapshot_check_state(BlockDriverState *bs, const QEMUSnapshotInfo *sn,
     uint8_t head[SNAPSHOT_HEAD_BYTES];
     int ret = bdrv_vmstate_check_snapshot(bs, sn, head, sizeof(head), errp);
 
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
     return snapshot_check_found(bs, sn, ret, head, errp);
 }
 
@@ -209,8 +214,8 @@ bool coroutine_fn snapshot_co_check_state(BlockDriverState *bs,
     uint8_t head[SNAPSHOT_HEAD_BYTES];
     int ret;
 
-    WITH_GRAPH_RDLOCK_GUARD() {
-        ret = bdrv_co_vmstate_check_snapshot(bs, sn, head, sizeof(head), errp);
-    }
+    GRAPH_RDLOCK_GUARD();
+
+    ret = bdrv_co_vmstate_check_snapshot(bs, sn, head, sizeof(head), errp);
     return snapshot_check_found(bs, sn, ret, head, errp);
 }
