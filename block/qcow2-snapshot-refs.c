@@ -185,20 +185,21 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs,
     return 0;
 }
 
+/* Count the first @end entries.  Returns for how many of them that was done. */
 static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
                                                int64_t l2_offset, uint64_t *l2,
-                                               int addend)
+                                               int end, int addend,
+                                               int *first_error)
 {
-    BDRVQcow2State *s = bs->opaque;
     Qcow2Run run = { 0 };
     int index = 0;
 
-    while (index < s->l2_size) {
+    while (index < end) {
         int ret = 0;
 
         /* What is left of a run is looked for only once */
         if (run.count == 0) {
-            run = qcow2_run_find(bs, l2, index, s->l2_size);
+            run = qcow2_run_find(bs, l2, index, end);
         }
         if (run.count > 0) {
             ret = qcow2_run_add_refs(bs, run, addend);
@@ -208,14 +209,15 @@ static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
             ret = ret < 0 ? ret : 1;
         }
         if (ret < 0) {
-            return ret;
+            *first_error = ret;
+            break;
         }
         index += ret;
         run.index += ret;
         run.cluster += ret;
         run.count = MAX(run.count - ret, 0);
     }
-    return 0;
+    return index;
 }
 
 static int GRAPH_RDLOCK qcow2_read_table(BlockDriverState *bs, int64_t offset,
@@ -236,25 +238,56 @@ static int GRAPH_RDLOCK qcow2_read_table(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
-/* The table and all that it refers to */
+/* The table and all that it refers to; of a table that fails, nothing */
 static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
                                              int64_t l2_offset, int addend)
 {
     BDRVQcow2State *s = bs->opaque;
     uint64_t *l2;
-    int ret;
+    int done, ret, ignored;
 
     ret = qcow2_read_table(bs, l2_offset, &l2);
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_entries_add_refs(bs, l2_offset, l2, addend);
-    qemu_vfree(l2);
-    if (ret < 0) {
-        return ret;
+    done = qcow2_entries_add_refs(bs, l2_offset, l2, s->l2_size, addend, &ret);
+    if (ret == 0) {
+        ret = qcow2_update_cluster_refcount(bs, l2_offset >> s->cluster_bits, 1,
+                                            addend < 0, QCOW2_DISCARD_SNAPSHOT);
     }
-    return qcow2_update_cluster_refcount(bs, l2_offset >> s->cluster_bits, 1,
-                                         addend < 0, QCOW2_DISCARD_SNAPSHOT);
+    if (ret < 0 && addend > 0) {
+        qcow2_entries_add_refs(bs, l2_offset, l2, done, -addend, &ignored);
+    }
+    qemu_vfree(l2);
+    return ret;
+}
+
+/* Returns how many entries of the L1 table were counted */
+static int GRAPH_RDLOCK qcow2_tables_add_refs(BlockDriverState *bs,
+                                              const uint64_t *l1_table,
+                                              int l1_size, int addend,
+                                              int *first_error)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    for (int i = 0; i < l1_size; i++) {
+        int64_t l2_offset = l1_table[i] & L1E_OFFSET_MASK;
+        int ret = 0;
+
+        if (offset_into_cluster(s, l2_offset)) {
+            qcow2_signal_corruption(bs, true, -1, -1, "L2 table offset 0x%"
+                                    PRIx64 " unaligned (L1 index: 0x%x)",
+                                    l2_offset, i);
+            ret = -EIO;
+        } else if (l2_offset) {
+            ret = qcow2_table_add_refs(bs, l2_offset, addend);
+        }
+        if (ret < 0) {
+            *first_error = ret;
+            return i;
+        }
+    }
+    return l1_size;
 }
 
 int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
@@ -263,22 +296,30 @@ int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
     BDRVQcow2State *s = bs->opaque;
     /* Tables are read past the cache */
     int ret = qcow2_cache_flush(bs, s->l2_table_cache);
+    int done, ignored;
 
-    for (int i = 0; i < l1_size && ret == 0 && addend; i++) {
-        int64_t l2_offset = l1_table[i] & L1E_OFFSET_MASK;
-
-        if (offset_into_cluster(s, l2_offset)) {
-            qcow2_signal_corruption(bs, true, -1, -1, "L2 table offset 0x%"
-                                    PRIx64 " unaligned (L1 index: 0x%x)",
-                                    l2_offset, i);
-            return -EIO;
-        }
-        if (l2_offset) {
-            ret = qcow2_table_add_refs(bs, l2_offset, addend);
-        }
+    if (ret < 0 || !addend) {
+        return ret;
     }
-    /* No flag must get to disk before the count that it tells about */
-    return ret < 0 ? ret : qcow2_cache_flush(bs, s->refcount_block_cache);
+    done = qcow2_tables_add_refs(bs, l1_table, l1_size, addend, &ret);
+    if (ret == 0) {
+        /* No flag must get to disk before the count that it tells about */
+        ret = qcow2_cache_flush(bs, s->refcount_block_cache);
+    }
+    if (ret < 0 && addend > 0) {
+        qcow2_tables_add_refs(bs, l1_table, done, -addend, &ignored);
+    }
+    return ret;
+}
+
+void qcow2_snapshot_undo_refs(BlockDriverState *bs, const uint64_t *l1_table,
+                              int l1_size)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    qcow2_snapshot_add_refs(bs, l1_table, l1_size, -1);
+    /* Clusters of the active layer may be written in place again */
+    qcow2_update_snapshot_refcount(bs, s->l1_table_offset, s->l1_size, 0);
 }
 
 static bool qcow2_entry_set_copied(BDRVQcow2State *s, uint64_t *l2, int index,

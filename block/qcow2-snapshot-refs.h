@@ -34,12 +34,23 @@
  * Leaves the COPIED flags alone.  When this returns, the counts are on disk and
  * the cache of L2 tables has nothing to write.
  *
- * Returns 0, or -errno: then a part of the references has been counted; if
- * @addend is 1, they leak.
+ * Returns 0, or -errno.  References that were added until then have been taken
+ * back, as far as that was possible: what was not leaks.
  */
 int GRAPH_RDLOCK qcow2_snapshot_add_refs(BlockDriverState *bs,
                                          const uint64_t *l1_table, int l1_size,
                                          int addend);
+
+/**
+ * qcow2_snapshot_undo_refs: Take back references that were added, and all flags
+ *
+ * @l1_table, @l1_size: of a successful call of qcow2_snapshot_add_refs()
+ *
+ * Best effort: what cannot be taken back is leaked.
+ */
+void GRAPH_RDLOCK qcow2_snapshot_undo_refs(BlockDriverState *bs,
+                                           const uint64_t *l1_table,
+                                           int l1_size);
 
 /**
  * qcow2_snapshot_set_copied: Correct the COPIED flags in an L2 table

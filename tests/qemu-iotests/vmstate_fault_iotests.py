@@ -1,0 +1,188 @@
+# What the tests of faults in the storage of snapshots have in common
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import collections
+import os
+import re
+import shutil
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import iotests
+from iotests import qemu_img, qemu_img_check, qemu_io
+from vmstate_iotests import KIB, Node, SnapshotTestCase, SnapshotVM, \
+    after_events, disk_path, faulty, file_node
+
+
+EIO = 5
+ENOSPC = 28
+
+# Seeds of RAM
+FIRST = 1
+NOW = 2
+AGAIN = 3
+
+# For any qemu-img that looks at an image
+SECONDS = 60
+
+# Set for the long variant of a test
+SOAK = os.environ.get('QFS_SOAK') == '1'
+
+STOPPED = 'restore-vm'
+
+Request = Tuple[int, int]
+
+
+def note(text: str) -> None:
+    """A figure of this run, which scripts/run-test shows"""
+    path = os.path.join(iotests.test_dir, 'vmstate.notes')
+    with open(path, 'a', encoding='utf-8') as notes:
+        notes.write(text + '\n')
+
+
+def fail_nth(number: int, kind: str, errno: int) -> Tuple[List[Node],
+                                                          List[Node]]:
+    """
+    Rules and states of blkdebug: one request fails, all others work
+
+    @kind is write, or flush for the first flush after write @number.  Each
+    write is an event; a flush that follows no write has nothing to do.
+    """
+    rule = {'event': 'pwritev', 'state': min(number, 2), 'errno': errno,
+            'iotype': kind, 'once': True}
+    return [rule], after_events(number - 1, 'pwritev', 2)
+
+
+class FaultTestCase(SnapshotTestCase):
+    """
+    A disk that has changed since its snapshot 'first' was taken
+
+    Whatever becomes of another save or revert: that snapshot has to be there
+    afterwards, with its memory and its disk; and so has what the disk has now,
+    unless it was reverted.  Every trial begins with a copy of the same image.
+    """
+
+    ram_mib = 4
+    options: Tuple[str, ...] = ('cluster_size=4k',)
+
+    def setUp(self) -> None:
+        super().setUp()
+        # What is done to a disk just now
+        self.trial = ''
+        self.create(*self.options, size='16M')
+        self.log = os.path.join(iotests.test_dir, 'vmstate-faults.log')
+        self.files.append(self.log)
+        qemu_io('-f', 'qcow2', '-c', 'write -P 0x11 1M 1M', self.disk)
+        self.start_vm()
+        self.attach()
+        self.vm.fill_ram(FIRST)
+        self.succeed(self.vm.save('first'))
+        self.detach()
+        qemu_io('-f', 'qcow2', '-c', 'write -P 0x22 1536k 1M', self.disk)
+        self.base = self.allocated()
+        self.pristine = self.add_file('pristine')
+        shutil.copyfile(self.disk, self.pristine)
+        self.first_base = self.count_first()
+        self.first_disk = self.reference('first', '-l', 'snapshot.name=first')
+        self.now_disk = self.reference('now')
+
+    def count_first(self) -> int:
+        """What is allocated when the disk has been reverted"""
+        self.attach()
+        self.succeed(self.vm.load('first'))
+        self.detach()
+        count = self.allocated()
+        self.renew_disk()
+        return count
+
+    def add_file(self, name: str) -> str:
+        path = disk_path(name)
+        self.files.append(path)
+        return path
+
+    def reference(self, name: str, *args: str) -> str:
+        path = self.add_file(f'reference-{name}')
+        qemu_img('convert', '-f', 'qcow2', '-O', 'raw', *args, self.disk, path)
+        return path
+
+    def renew_disk(self) -> None:
+        shutil.copyfile(self.pristine, self.disk)
+
+    def assert_disk_is(self, reference: str, shared: bool = False) -> None:
+        """Byte for byte"""
+        qemu_img('compare', *(['-U'] if shared else []), '-f', 'qcow2', '-F',
+                 'raw', self.disk, reference)
+
+    def free_leaks(self) -> int:
+        """No VM runs that has the disk; nothing but leaks is wrong with it"""
+        result = qemu_img_check(self.disk)
+        for error in ('check-errors', 'corruptions'):
+            if result.get(error, 0):
+                self.fail(qemu_img('check', self.disk, check=False).stdout)
+        leaks: int = result.get('leaks', 0)
+        if leaks:
+            qemu_img('check', '-r', 'leaks', self.disk)
+        return leaks
+
+    # A VM that has no disk but for a trial, and no device for that one
+
+    def start_vm(self) -> SnapshotVM:
+        vm = self.new_vm()
+        vm.add_args('-D', self.log, '-trace', 'bdrv_co_preadv_part',
+                    '-trace', 'bdrv_co_pwritev_part')
+        vm.launch()
+        vm.cmd('x-snapshot-set-parameters', chunk_size=256 * KIB)
+        return vm
+
+    def attach(self, rules: Sequence[Node] = (),
+               states: Sequence[Node] = ()) -> None:
+        image = faulty(file_node(self.disk), rules, states)
+        self.vm.cmd('blockdev-add', self.qcow2(file=image))
+
+    def detach(self) -> None:
+        self.vm.cmd('blockdev-del', node_name='disk')
+
+    def snapshot_names(self) -> List[str]:
+        return [entry['name'] for entry in self.vm.snapshot_entries()]
+
+    def do_round(self) -> None:
+        """As if there had never been a fault; ends with the disk detached"""
+        vm = self.vm
+        self.attach()
+        if vm.status() == 'running':
+            vm.fill_ram(AGAIN)
+            self.succeed(vm.save('again'))
+        self.succeed(vm.load('first'))
+        self.assertTrue(vm.ram_is(FIRST))
+        if vm.status() == STOPPED:
+            vm.cmd('cont')
+        self.assertEqual(vm.status(), 'running')
+        if 'again' in self.snapshot_names():
+            self.succeed(vm.load('again'))
+            self.assertTrue(vm.ram_is(AGAIN))
+            self.succeed(vm.delete('again'))
+        self.detach()
+
+    # What an operation does without a fault
+
+    def trace_requests(self) -> Dict[str, List[Request]]:
+        """Offset and size of what was read and written since the last call"""
+        nodes: Dict[Tuple[str, str], List[Request]] = \
+            collections.defaultdict(list)
+        with open(self.log, 'r+', encoding='utf-8') as log:
+            for match in re.finditer(r'bdrv_co_p(read|write)v_part bs (\S+) '
+                                     r'offset (\d+) bytes (\d+) ', log.read()):
+                kind, node, offset, size = match.groups()
+                nodes[kind, node].append((int(offset), int(size)))
+            log.truncate(0)
+        requests: Dict[str, List[Request]] = {'read': [], 'write': []}
+        # Those of blkdebug are passed on to the file: any of these two
+        for (kind, _), those in nodes.items():
+            if len(those) > len(requests[kind]):
+                requests[kind] = those
+        return requests
+
+    def each(self, total: int) -> Iterator[int]:
+        """Numbers of all requests; the number varies by one or two"""
+        self.assertGreater(total, 3)
+        return iter(range(1, total + 3))
