@@ -656,10 +656,9 @@ qcow2_co_vmstate_end_save(BlockDriverState *bs)
     if (!growth) {
         return;
     }
+    /* Even if growing was refused: writes have made the file longer, too */
     qemu_co_mutex_lock(&s->lock);
-    if (growth->file_end > growth->length_before) {
-        qcow2_vmstate_co_trim(bs, growth->length_before);
-    }
+    qcow2_vmstate_co_trim(bs, growth->length_before);
     qemu_co_mutex_unlock(&s->lock);
     g_free(growth);
 }
