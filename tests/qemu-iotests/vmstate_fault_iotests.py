@@ -22,8 +22,9 @@ FIRST = 1
 NOW = 2
 AGAIN = 3
 
-# For any qemu-img that looks at an image
-SECONDS = 60
+# Of the disk of FaultTestCase
+CLUSTER = 4 * KIB
+L2E_OFFSET = 0x00fffffffffffe00
 
 # Set for the long variant of a test
 SOAK = os.environ.get('QFS_SOAK') == '1'
@@ -123,6 +124,39 @@ class FaultTestCase(SnapshotTestCase):
         if leaks:
             qemu_img('check', '-r', 'leaks', self.disk)
         return leaks
+
+    def check_flag(self, line: str, references: Dict[int, int]) -> None:
+        """
+        A flag that does not fit its count must do no harm
+
+        If it is set, nobody else may use the cluster: the count is too high, a
+        leak.  If it is not, the cluster will be copied for nothing.
+        """
+        match = re.match(r'ERROR OFLAG_COPIED (?:L2|data) cluster: .*'
+                         r'entry=([0-9a-f]+) refcount=(\d+)$', line)
+        assert match, line
+        entry = int(match.group(1), 16)
+        if entry >> 63:
+            cluster = (entry & L2E_OFFSET) // CLUSTER
+            self.assertEqual(references.get(cluster), 1, line)
+        else:
+            self.assertEqual(match.group(2), '1', line)
+
+    def check_crashed(self) -> List[str]:
+        """There are leaks at most; returns what there is"""
+        text = qemu_img('check', self.disk, check=False).stdout
+        leaks = re.findall(r'^Leaked cluster (\d+) .* reference=(\d+)$', text,
+                           re.MULTILINE)
+        references = {int(cluster): int(count) for cluster, count in leaks}
+        for line in text.splitlines():
+            if line.startswith('ERROR'):
+                self.check_flag(line, references)
+        found = []
+        if 'OFLAG_COPIED' in text:
+            found.append('flags')
+        if leaks:
+            found.append('leaks')
+        return found
 
     # A VM that has no disk but for a trial, and no device for that one
 
