@@ -108,9 +108,10 @@ def summarize(runs, fio, cpu_tick=0.01):
         }
     return {
         'steps': steps,
-        'fio': {name: spread([entry[name] for entry in fio])
-                for name in ('write_depth8', 'read_depth1', 'read_depth8')}
-               if fio else None,
+        'fio': {
+            name: spread([entry[name] for entry in fio])
+            for name in ('write_depth8', 'read_depth1', 'read_depth8')
+        } if fio else None,
     }
 
 
