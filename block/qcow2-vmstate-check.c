@@ -20,8 +20,8 @@ typedef struct Qcow2StateCheck {
     Error **errp;
 } Qcow2StateCheck;
 
-static int qcow2_state_damaged(Qcow2StateCheck *c, uint64_t offset,
-                               const char *what)
+static int GRAPH_RDLOCK
+qcow2_state_damaged(Qcow2StateCheck *c, uint64_t offset, const char *what)
 {
     error_setg(c->errp, "VM state of snapshot '%s' in node '%s' is damaged: %s "
                "at offset %" PRIu64 " of %" PRIu64, c->sn->name,
@@ -30,7 +30,8 @@ static int qcow2_state_damaged(Qcow2StateCheck *c, uint64_t offset,
     return -EIO;
 }
 
-static int qcow2_state_unreadable(Qcow2StateCheck *c, uint64_t offset, int ret)
+static int GRAPH_RDLOCK
+qcow2_state_unreadable(Qcow2StateCheck *c, uint64_t offset, int ret)
 {
     error_setg_errno(c->errp, -ret, "VM state of snapshot '%s' in node '%s' "
                      "cannot be read at offset %" PRIu64 " of %" PRIu64,
