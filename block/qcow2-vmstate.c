@@ -295,9 +295,9 @@ static int qcow2_vmstate_find_l1_index(BDRVQcow2State *s, uint64_t l2_offset)
 }
 
 /*
- * Collect the L1 entries of VM state that are in use.  On success, returns their
- * number; if that is not 0, @l1_entries is to be freed by the caller.  Returns
- * -EIO if one of them cannot be right, or -ENOMEM.
+ * Collect the L1 entries of VM state that are in use.  On success, returns
+ * their number; if that is not 0, @l1_entries is to be freed by the caller.
+ * Returns -EIO if one of them cannot be right, or -ENOMEM.
  */
 static int GRAPH_RDLOCK qcow2_vmstate_collect_l1(BlockDriverState *bs,
                                                  uint64_t **l1_entries)

@@ -125,8 +125,8 @@ snapshot_state_damaged(const SnapshotState *s, Error **errp,
 }
 
 /*
- * The stream begins with a magic number, a version and, but for very old machine
- * types, a section that has the name of the machine type.
+ * The stream begins with a magic number, a version and, but for very old
+ * machine types, a section that has the name of the machine type.
  */
 static bool GRAPH_RDLOCK
 snapshot_check_machine(const SnapshotState *s, const uint8_t *p, size_t bytes,

@@ -160,8 +160,9 @@ bool snapshot_guard_allows_hmp(Monitor *mon, const char *cmdline)
 }
 
 /*
- * Not allowed is what continues, and what changes registers or RAM: breakpoints,
- * too, may be bytes in RAM.  When gdb detaches the VM is to run, which is put off.
+ * Not allowed is what continues, and what changes registers or RAM:
+ * breakpoints, too, may be bytes in RAM.  When gdb detaches the VM is to run,
+ * which is put off.
  */
 bool snapshot_guard_allows_gdb(const char *packet)
 {

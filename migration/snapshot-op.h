@@ -59,8 +59,8 @@ typedef struct SnapshotOp {
  *
  * Its first phase is the one in which everything is looked at.
  *
- * Main loop thread, also in coroutines.  Returns false with @errp set if another
- * one is; else snapshot_op_end() must follow.
+ * Main loop thread, also in coroutines.  Returns false with @errp set if
+ * another one is; else snapshot_op_end() must follow.
  */
 bool snapshot_op_begin(SnapshotOp *op, SnapshotOperation operation,
                        Error **errp);
