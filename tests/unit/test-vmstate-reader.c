@@ -38,7 +38,6 @@ typedef struct ReaderTest {
     int64_t until;
     size_t ask;             /* bytes to ask for at a time; 0: random */
     int64_t seek_to;
-    unsigned ops;
     bool release;           /* held requests, before anything may wait */
     ssize_t got;            /* by read_once_party() */
 
@@ -808,49 +807,6 @@ static void test_seek_in_flight(VmstateTest *t)
     reader_close(&rt);
 }
 
-static int64_t random_place(ReaderTest *rt)
-{
-    GRand *rand = rt->t->rand;
-    int64_t pos = vmstate_reader_tell(rt->r);
-
-    switch (g_rand_int_range(rand, 0, 8)) {
-    case 0:
-        return g_rand_int_range(rand, 0, LONG_STATE + 2 * MiB);
-    case 1:
-        return MAX(0, pos - g_rand_int_range(rand, 0, 64 * KiB));
-    default:
-        return pos + g_rand_int_range(rand, 0, MiB);
-    }
-}
-
-static void coroutine_mixed_fn random_party(void *opaque)
-{
-    ReaderTest *rt = opaque;
-    GRand *rand = rt->t->rand;
-
-    while (rt->ops--) {
-        if (g_rand_int_range(rand, 0, 6)) {
-            read_some(rt, random_ask(rand) / 4,
-                      g_rand_int_range(rand, 1, MAX_NIOV + 1));
-        } else {
-            rt->seek_to = random_place(rt);
-            seek_party(rt);
-        }
-    }
-}
-
-static void test_random(VmstateTest *t)
-{
-    ReaderTest rt;
-
-    reader_open(&rt, t, LONG_STATE);
-    rt.ops = 2000;
-    vmstate_test_run(t, random_party, &rt);
-    g_assert_cmpuint(rt.errors, ==, 0);
-    reader_close(&rt);
-    vmstate_test_check_context(t->node, t->ctx);
-}
-
 /* Requests in flight */
 
 static void test_drain(VmstateTest *t)
@@ -1213,7 +1169,6 @@ static void add_cases(void)
         { "seek/outside", test_seek_outside },
         { "seek/past-end", test_seek_past_end },
         { "seek/in-flight", test_seek_in_flight },
-        { "random", test_random },
         { "drain", test_drain },
         { "move-node", test_move_node },
         { "free/in-flight", test_free_in_flight },

@@ -27,7 +27,6 @@ typedef struct WriterTest {
 
     /* For the party: what to do, and how the stream stands */
     uint64_t length;
-    unsigned max_ops;       /* write calls, at most; or 0 */
     bool release;           /* held requests, before anything may wait */
     int ret;
     Error *err;             /* that came with @ret */
@@ -136,14 +135,11 @@ static size_t random_size(WriterTest *wt)
 static void coroutine_mixed_fn write_party(void *opaque)
 {
     WriterTest *wt = opaque;
-    unsigned ops = 0;
 
-    while (wt->ret == 0 && vmstate_writer_bytes(wt->w) < wt->length &&
-           (!wt->max_ops || ops < wt->max_ops)) {
+    while (wt->ret == 0 && vmstate_writer_bytes(wt->w) < wt->length) {
         size_t left = wt->length - vmstate_writer_bytes(wt->w);
 
         write_some(wt, MIN(left, random_size(wt)));
-        ops++;
     }
 }
 
@@ -418,20 +414,6 @@ static void test_cluster_sizes(VmstateTest *t)
         check_stream(&wt);
         writer_close(&wt);
     }
-}
-
-static void test_random(VmstateTest *t)
-{
-    WriterTest wt;
-
-    writer_open(&wt, t);
-    wt.length = UINT64_MAX;
-    wt.max_ops = 2000;
-    vmstate_test_run(t, write_party, &wt);
-    wt.length = vmstate_writer_bytes(wt.w);
-    vmstate_test_run(t, finish_party, &wt);
-    check_stream(&wt);
-    writer_close(&wt);
 }
 
 /* Requests in flight */
@@ -1243,7 +1225,6 @@ static void add_cases(void)
     static const VmstateTestEntry cases[] = {
         { "lengths", test_lengths },
         { "cluster-sizes", test_cluster_sizes },
-        { "random", test_random },
         { "depth", test_depth },
         { "depth/tuned", test_tuned },
         { "stalls", test_stalls },

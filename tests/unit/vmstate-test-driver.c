@@ -245,7 +245,7 @@ static void coroutine_fn take_time(VmstateTestNode *node, unsigned index)
     }
     WITH_QEMU_LOCK_GUARD(&node->lock) {
         if (node->pace == VMSTATE_TEST_SHUFFLE) {
-            turns = g_rand_int_range(node->rand, 0, 12);
+            turns = g_rand_int_range(node->rand, 0, node->max_turns);
         }
     }
     while (turns--) {
@@ -391,6 +391,7 @@ void vmstate_test_node_reset(VmstateTestNode *node)
     QEMU_LOCK_GUARD(&node->lock);
     g_assert_cmpuint(all_in_flight(node), ==, 0);
     node->pace = VMSTATE_TEST_SHUFFLE;
+    node->max_turns = 12;
     node->hold_from = 0;
     node->open_at = 0;
     node->open_at_ns = 0;
@@ -562,12 +563,14 @@ static bool names_offset(const char *text, int64_t offset)
 void vmstate_test_check_error(int64_t ret, Error *errp, int err,
                               int64_t offset)
 {
-    const char *text;
-
     g_assert_cmpint(ret, ==, -err);
     g_assert_nonnull(errp);
-    text = error_get_pretty(errp);
-    g_test_message("%s", text);
+    g_test_message("%s", error_get_pretty(errp));
+    vmstate_test_check_error_text(error_get_pretty(errp), err, offset);
+}
+
+void vmstate_test_check_error_text(const char *text, int err, int64_t offset)
+{
     g_assert_nonnull(strstr(text, VMSTATE_TEST_NODE_NAME));
     g_assert_nonnull(strstr(text, g_strerror(err)));
     if (offset >= 0) {

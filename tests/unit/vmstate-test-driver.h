@@ -61,6 +61,7 @@ typedef struct VmstateTestNode {
 
     /* Set by the test; protected by @lock while there may be requests */
     VmstateTestPace pace;
+    int max_turns;          /* that a shuffled request yields for; > 0 */
     unsigned hold_from;     /* index in the log of the first to hold */
     unsigned open_at;       /* release all when so many are in flight; or 0 */
     int64_t open_at_ns;     /* release all at this realtime; or 0 */
@@ -204,6 +205,8 @@ void vmstate_test_check_context(VmstateTestNode *node, AioContext *ctx);
  */
 void vmstate_test_check_error(int64_t ret, Error *errp, int err,
                               int64_t offset);
+/* The same of the text alone */
+void vmstate_test_check_error_text(const char *text, int err, int64_t offset);
 
 /*
  * A drained section that begins while requests are held must wait for them.
