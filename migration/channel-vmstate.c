@@ -47,7 +47,8 @@ void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
                                        const char *name)
 {
     g_free(vioc->section);
-    vioc->section = g_strdup(name);
+    /* If the stream is damaged, this may be anything */
+    vioc->section = g_strescape(name, NULL);
 }
 
 const char *qio_channel_vmstate_get_section(const QIOChannelVmstate *vioc)

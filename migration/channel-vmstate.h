@@ -68,8 +68,8 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
 /**
  * qio_channel_vmstate_enter_section: From now on section @name is read
  *
- * For messages.  qio_channel_vmstate_get_section() returns it, or NULL before
- * the first one.
+ * For messages.  qio_channel_vmstate_get_section() returns it, with what cannot
+ * be printed escaped, or NULL before the first one.
  */
 void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
                                        const char *name);
