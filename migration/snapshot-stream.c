@@ -66,6 +66,14 @@ static QIOChannelVmstate *snapshot_stream_get_channel(QEMUFile *f)
                                                     TYPE_QIO_CHANNEL_VMSTATE);
 }
 
+bool snapshot_stream_is_snapshot(QEMUFile *f)
+{
+    Object *ioc = OBJECT(qemu_file_get_ioc(f));
+
+    return object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_VMSTATE) ||
+           object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_BLOCK);
+}
+
 void snapshot_stream_enter_section(QEMUFile *f, const char *name)
 {
     QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);

@@ -103,6 +103,13 @@ void snapshot_stream_set_error(QEMUFile *f, int ret, const char *what,
                                Error **errp);
 
 /**
+ * snapshot_stream_is_snapshot: Is @f a snapshot, and not a migration?
+ *
+ * Any context.
+ */
+bool snapshot_stream_is_snapshot(QEMUFile *f);
+
+/**
  * snapshot_stream_enter_section: From now on section @name is loaded from @f
  *
  * For messages.  Does nothing if @f is not a snapshot.
