@@ -6,7 +6,7 @@ import collections
 import os
 import re
 import shutil
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import iotests
 from iotests import qemu_img, qemu_img_check, qemu_io

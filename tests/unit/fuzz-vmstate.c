@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The first byte of an input chooses the kind of stream and its user; the rest
- * is the sequence.  Only users in the main loop's thread, so that an input leads
- * to the same each time.
+ * is the sequence.  Only users in the main loop's thread, so that an input
+ * leads to the same each time.
  */
 
 #include "qemu/osdep.h"

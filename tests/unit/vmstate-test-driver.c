@@ -534,7 +534,9 @@ void vmstate_test_settle(VmstateTest *t)
         }
         quiet++;
         before = now;
-        aio_wait_bh_oneshot(iothread_ctx, nothing_bh, NULL);
+        if (t->ctx == iothread_ctx) {
+            aio_wait_bh_oneshot(iothread_ctx, nothing_bh, NULL);
+        }
         aio_poll(qemu_get_aio_context(), false);
     }
 }
