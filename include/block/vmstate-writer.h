@@ -85,7 +85,7 @@ void vmstate_writer_settle(VmstateWriter *w);
  *
  * On return no request of the stream is in flight, whatever the result.  Must
  * not be followed by vmstate_writer_write().  Calling it again returns the same
- * result again.
+ * result again, unless a cancel has come in between.
  *
  * Returns 0 if the whole stream is on stable storage, or the stream's first
  * error as -errno with @errp set.
