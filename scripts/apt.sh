@@ -80,6 +80,9 @@ source_list()
         [ -z "$security_mirror" ] ||
             source_stanza deb "$security_mirror" "$suite-security"
         ;;
+    suite-*)
+        source_stanza deb "$mirror" "${1#suite-}"
+        ;;
     backports)
         source_stanza deb "$mirror" "$suite-backports"
         ;;
