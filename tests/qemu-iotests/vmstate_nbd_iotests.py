@@ -29,7 +29,8 @@ class NbdServer:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.process.terminate()
+        # When a test fails, the VM is still there, and nbdkit would wait for it
+        self.process.kill()
         self.process.wait()
         iotests.try_remove(self.socket)
 
