@@ -29,7 +29,8 @@ int qcow2_snapshot_write_header(BlockDriverState *bs, const void *header,
     /* If only the flush failed, the header tells of the new table by now */
     s->snapshot_table_unknown =
         ret < 0 &&
-        bdrv_pwrite_sync(bs->file, offset, bytes, old_header, 0) < 0;
+        (bdrv_pwrite_sync(bs->file, offset, bytes, old_header, 0) < 0 ||
+         s->snapshot_table_unknown);
     return ret;
 }
 

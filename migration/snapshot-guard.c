@@ -336,7 +336,10 @@ void snapshot_guard_forget_stop(void)
     GLOBAL_STATE_CODE();
     assert(guard.holds_vm);
 
-    guard.asked_for = RUN_STATE__MAX;
+    /* Somebody who wants the VM to stop means whatever runs in it */
+    if (guard.asked_for != RUN_STATE_PAUSED) {
+        guard.asked_for = RUN_STATE__MAX;
+    }
 }
 
 bool snapshot_guard_postpones(RunState state)

@@ -149,7 +149,8 @@ static void snapshot_revert_begin(void *opaque)
     SnapshotRevert *r = opaque;
 
     r->ret = -EINVAL;
-    if (r->op->cancelled) {
+    /* Nobody may have told the operation yet, if loadvm polls in a monitor */
+    if (r->op->cancelled || snapshot_guard_qemu_is_ending()) {
         error_setg(&r->err, "Reverting to snapshot '%s' was cancelled",
                    r->op->name);
         r->ret = -ECANCELED;

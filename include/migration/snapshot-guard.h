@@ -84,7 +84,8 @@ void snapshot_guard_let_vm_go(void (*resume)(RunState state));
 /**
  * snapshot_guard_forget_stop: Another guest takes the place of the old one
  *
- * What the old one was to stop for, such as an I/O error, does not concern it.
+ * What the old one ran into while it was being stopped, such as an I/O error,
+ * does not concern it.
  *
  * Main loop thread with the BQL, while the VM is held.
  */
