@@ -201,13 +201,15 @@ class SnapshotTestCase(iotests.QMPTestCase):
 
     def assert_sound(self, path: Optional[str] = None,
                      allocated: Optional[int] = None,
-                     shared: bool = False) -> Node:
+                     shared: bool = False,
+                     args: Sequence[str] = ()) -> Node:
         """
         No errors, no leaks; the number of allocated clusters as given
 
         @shared: a VM has the image open, and has flushed it
+        @args: what qemu-img needs to open @path
         """
-        result = qemu_img_check(*(['-U'] if shared else []),
+        result = qemu_img_check(*(['-U'] if shared else []), *args,
                                 path or self.disk)
         for error in ('check-errors', 'corruptions', 'leaks'):
             self.assertEqual(result.get(error, 0), 0, str(result))

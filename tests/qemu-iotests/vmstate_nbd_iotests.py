@@ -29,7 +29,7 @@ class NbdServer:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        # When a test fails, the VM is still there, and nbdkit would wait for it
+        # When a test fails, the VM is still there: nbdkit would wait for it
         self.process.kill()
         self.process.wait()
         iotests.try_remove(self.socket)
