@@ -6,7 +6,8 @@ import collections
 import os
 import re
 import shutil
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, \
+    Tuple
 
 import iotests
 from iotests import qemu_img, qemu_img_check, qemu_io
@@ -32,6 +33,9 @@ SOAK = os.environ.get('QFS_SOAK') == '1'
 STOPPED = 'restore-vm'
 
 Request = Tuple[int, int]
+
+# In the text of an error while VM state is written
+WHERE = r"offset \d+ to node 'disk'|Could not flush node 'disk'"
 
 
 def note(text: str) -> None:
@@ -82,7 +86,7 @@ class FaultTestCase(SnapshotTestCase):
         qemu_io('-f', 'qcow2', '-c', 'write -P 0x22 1536k 1M', self.disk)
         self.base = self.allocated()
         self.pristine = self.add_file('pristine')
-        shutil.copyfile(self.disk, self.pristine)
+        self.keep_as_pristine()
         self.first_base = self.count_first()
         self.first_disk = self.reference('first', '-l', 'snapshot.name=first')
         self.now_disk = self.reference('now')
@@ -105,6 +109,10 @@ class FaultTestCase(SnapshotTestCase):
         path = self.add_file(f'reference-{name}')
         qemu_img('convert', '-f', 'qcow2', '-O', 'raw', *args, self.disk, path)
         return path
+
+    def keep_as_pristine(self) -> None:
+        """Trials begin with what the disk is now"""
+        shutil.copyfile(self.disk, self.pristine)
 
     def renew_disk(self) -> None:
         shutil.copyfile(self.pristine, self.disk)
@@ -220,3 +228,90 @@ class FaultTestCase(SnapshotTestCase):
         """Numbers of all requests; the number varies by one or two"""
         self.assertGreater(total, 3)
         return iter(range(1, total + 3))
+
+
+class EveryRequest(FaultTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        # How many of the trials ended how
+        self.outcomes: Dict[str, int] = {}
+        self.leaky_trials: List[str] = []
+
+    def count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def assert_leaks(self, limit: int) -> None:
+        """So many trials, at most, could not free all"""
+        self.assertLessEqual(len(self.leaky_trials), limit,
+                             str(self.leaky_trials))
+
+    def tearDown(self) -> None:
+        note(f'{self.id()}: {"soak" if SOAK else "short"}, {self.outcomes}, '
+             f'leaks: {self.leaky_trials}')
+        super().tearDown()
+
+    def measure(self, operation: Callable[[], Optional[str]]
+                ) -> Dict[str, List[Request]]:
+        """The requests of an operation that nothing happens to"""
+        self.prepare()
+        self.trace_requests()
+        self.succeed(operation())
+        requests = self.trace_requests()
+        self.detach()
+        return requests
+
+    def prepare(self, rules: Sequence[Node] = (),
+                states: Sequence[Node] = ()) -> None:
+        self.renew_disk()
+        self.vm.fill_ram(NOW)
+        self.attach(rules, states)
+
+    def check_text(self, error: str, errno: int) -> None:
+        """It says what failed, where and why"""
+        self.fail_with(error, "'disk'", os.strerror(errno))
+        if 'VM state:' in error:
+            self.assertRegex(error, WHERE)
+
+    def check_disk(self, reverted: bool) -> None:
+        """
+        The image has the data that it should have, and no more
+
+        Only what a fault while freeing left may have leaked.
+        """
+        self.assert_disk_is(self.first_disk if reverted else self.now_disk)
+        if self.free_leaks():
+            self.leaky_trials.append(self.trial)
+        base = self.first_base if reverted else self.base
+        if self.allocated() > base:
+            # VM state of a revert that succeeded, but for freeing that
+            self.assertTrue(reverted)
+            self.count('not freed')
+        self.do_round()
+        self.assert_sound(allocated=base)
+
+    def run_trial(self, attempt: Callable[..., bool], *args: Any) -> bool:
+        try:
+            return attempt(*args)
+        except AssertionError as error:
+            raise AssertionError(self.trial) from error
+
+    def each_write(self, attempt: Callable[..., bool], total: int,
+                   kind: str, errno: int) -> int:
+        failures = 0
+        for number in self.each(total):
+            self.trial = f'{kind} {number} of {total}, errno {errno}'
+            failures += self.run_trial(attempt, errno,
+                                       *fail_nth(number, kind, errno))
+        return failures
+
+    def each_read(self, attempt: Callable[..., bool],
+                  requests: Sequence[Request], once: bool) -> int:
+        failures = 0
+        for offset in sorted({offset for offset, _ in requests}):
+            self.trial = f'read at {offset}, once: {once}'
+            # Opening the image reads the header as well
+            rule = {'event': 'none' if offset >= 512 else 'pwritev',
+                    'iotype': 'read', 'errno': EIO, 'sector': offset // 512,
+                    'once': once}
+            failures += self.run_trial(attempt, EIO, [rule])
+        return failures
