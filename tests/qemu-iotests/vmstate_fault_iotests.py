@@ -11,8 +11,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, \
 
 import iotests
 from iotests import qemu_img, qemu_img_check, qemu_io
-from vmstate_iotests import KIB, Node, SnapshotTestCase, SnapshotVM, \
+from vmstate_iotests import KIB, SOAK, Node, SnapshotTestCase, SnapshotVM, \
     after_events, disk_path, faulty, file_node
+from vmstate_stored_iotests import L2E_OFFSET
 
 
 EIO = 5
@@ -25,10 +26,9 @@ AGAIN = 3
 
 # Of the disk of FaultTestCase
 CLUSTER = 4 * KIB
-L2E_OFFSET = 0x00fffffffffffe00
 
-# Set for the long variant of a test
-SOAK = os.environ.get('QFS_SOAK') == '1'
+# Of moments and data that are chosen at random
+SEED = int(os.environ.get('QFS_SEED', '20'))
 
 STOPPED = 'restore-vm'
 

@@ -10,7 +10,7 @@ import random
 from typing import Any, Dict, List, Optional, Sequence
 
 import iotests
-from iotests import qemu_img_check, qemu_img_create
+from iotests import qemu_img_check, qemu_img_create, qemu_io
 
 
 KIB = 1024
@@ -23,6 +23,9 @@ RAM_START = 2 * MIB
 PIECE = 64 * KIB
 
 JOB = 'snapshot-job'
+
+# Set for the long variant of a test
+SOAK = os.environ.get('QFS_SOAK') == '1'
 
 QEMU_IO_FAILURE = '(verification|read|write|flush) failed'
 
@@ -256,3 +259,39 @@ class SnapshotTestCase(iotests.QMPTestCase):
         self.assertIsNotNone(error, f'success, unexpectedly {case}')
         for part in parts:
             self.assertIn(part, error or '', case)
+
+
+class RoundsTestCase(SnapshotTestCase):
+    """Snapshots that differ in RAM and in the second MiB of the disk"""
+
+    ram_mib = 4
+
+    def prepare(self, *options: str) -> int:
+        """Allocated clusters of an image where all of 1M to 2M is in use"""
+        self.create(*options)
+        qemu_io('-f', 'qcow2', '-c', 'write -P 0x11 1M 1M', self.disk)
+        return self.allocated()
+
+    def save(self, tag: str, seed: int, node: str = 'disk') -> None:
+        self.vm.fill_ram(seed)
+        self.vm.node_io(f'write -P {seed} 1M 1M', node)
+        self.succeed(self.vm.save(tag, vmstate=node))
+
+    def load(self, tag: str, seed: int, node: str = 'disk') -> None:
+        vm = self.vm
+        vm.scribble_ram()
+        vm.node_io('write -P 0x5a 1M 1M', node)
+        self.succeed(vm.load(tag, vmstate=node))
+        self.assertTrue(vm.ram_is(seed), f'RAM of {tag}')
+        vm.node_io(f'read -P {seed} 1M 1M', node)
+
+    def rounds(self, node: str = 'disk') -> None:
+        """Save twice, revert to both, delete both"""
+        tags = {'s1': 1, 's2': 2}
+        for tag, seed in tags.items():
+            self.save(tag, seed, node)
+        for tag, seed in tags.items():
+            self.load(tag, seed, node)
+        self.assertEqual(self.vm.status(), 'running')
+        for tag in tags:
+            self.succeed(self.vm.delete(tag, devices=[node]))

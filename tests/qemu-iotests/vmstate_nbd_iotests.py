@@ -4,7 +4,7 @@
 
 import os
 import subprocess
-from typing import Any
+from typing import Any, List
 
 import iotests
 from vmstate_iotests import Node
@@ -12,28 +12,45 @@ from vmstate_job_iotests import wait_until
 
 
 class NbdServer:
-    """nbdkit with one file, as long as the context lasts"""
+    """nbdkit with one file"""
 
     def __init__(self, image: str):
         self.image = image
         self.socket = os.path.join(iotests.sock_dir, 'vmstate-nbdkit')
         self.process: Any = None
+        self.filters: List[str] = []
+        self.parameters: List[str] = []
 
     def __enter__(self) -> 'NbdServer':
-        # pylint: disable=consider-using-with
-        self.process = subprocess.Popen(
-            ['nbdkit', '-f', '-U', self.socket, 'file', self.image],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL)
-        wait_until(lambda: os.path.exists(self.socket), 'nbdkit serves')
+        self.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        # When a test fails, the VM is still there: nbdkit would wait for it
+        self.stop()
+
+    def start(self) -> None:
+        iotests.try_remove(self.socket)
+        # pylint: disable=consider-using-with
+        self.process = subprocess.Popen(
+            ['nbdkit', '-f', '-U', self.socket,
+             *(f'--filter={name}' for name in self.filters),
+             'file', self.image, *self.parameters],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
+        wait_until(lambda: os.path.exists(self.socket), 'nbdkit serves')
+
+    def kill(self) -> None:
+        """As if a cable was pulled"""
         self.process.kill()
         self.process.wait()
+        self.process = None
+
+    def stop(self) -> None:
+        # When a test fails, the VM is still there: nbdkit would wait for it
+        if self.process:
+            self.kill()
         iotests.try_remove(self.socket)
 
-    def node(self) -> Node:
+    def node(self, **options: Any) -> Node:
         return {'driver': 'nbd',
-                'server': {'type': 'unix', 'path': self.socket}}
+                'server': {'type': 'unix', 'path': self.socket}, **options}
