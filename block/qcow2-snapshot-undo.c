@@ -13,27 +13,6 @@
 #include "qcow2.h"
 #include "qcow2-snapshot-undo.h"
 
-int qcow2_snapshot_write_header(BlockDriverState *bs, const void *header,
-                                size_t bytes)
-{
-    BDRVQcow2State *s = bs->opaque;
-    const int64_t offset = offsetof(QCowHeader, nb_snapshots);
-    g_autofree void *old_header = g_malloc(bytes);
-    int ret;
-
-    ret = bdrv_pread(bs->file, offset, bytes, old_header, 0);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = bdrv_pwrite_sync(bs->file, offset, bytes, header, 0);
-    /* If only the flush failed, the header tells of the new table by now */
-    s->snapshot_table_unknown =
-        ret < 0 &&
-        (bdrv_pwrite_sync(bs->file, offset, bytes, old_header, 0) < 0 ||
-         s->snapshot_table_unknown);
-    return ret;
-}
-
 /* Drop the references that a snapshot's L1 table got from a copy of it */
 static void GRAPH_RDLOCK qcow2_snapshot_drop_refs(BlockDriverState *bs,
                                                   int64_t l1_table_offset,

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * All functions run in the main loop with the node drained, and outside
- * coroutines if nothing else is said.  They are best effort: what they cannot
- * take back is leaked, and "qemu-img check -r leaks" frees it.  A pass over the
- * tables that fails half way takes back itself what it has done.
+ * All functions run in the main loop with the node drained, outside
+ * coroutines.  They are best effort: what they cannot take back is leaked, and
+ * "qemu-img check -r leaks" frees it.  A pass over the tables that fails half
+ * way takes back itself what it has done.
  */
 
 #ifndef BLOCK_QCOW2_SNAPSHOT_UNDO_H
@@ -14,21 +14,6 @@
 
 #include "block/block-common.h"
 #include "block/graph-lock.h"
-
-/**
- * qcow2_snapshot_write_header: Make another table of snapshots the valid one
- *
- * @header, @bytes: the fields of the header that tell of it, in its byte order
- *
- * The new table and all that it refers to is on stable storage.  When this
- * fails, the header is written as it was.  If not even that is possible, it may
- * tell of either table, so that both have to stay: snapshot_table_unknown is
- * set then, until a later call succeeds.
- *
- * May be called in a coroutine.  Returns 0 or -errno.
- */
-int GRAPH_RDLOCK qcow2_snapshot_write_header(BlockDriverState *bs,
-                                             const void *header, size_t bytes);
 
 /**
  * qcow2_snapshot_undo_create: Give back the L1 table of a new snapshot
