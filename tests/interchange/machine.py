@@ -150,10 +150,11 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
         self._folder = Path(folder)
         self._jobs = 0
         self.set_machine(machine)
-        # The log would have all that is written to RAM
+        # The log would have all that is written to RAM.  The real-time clock
+        # would be the host's, which goes on while the VM is stopped.
         self.add_args('-nodefaults', '-vga', 'std', '-display', 'none', '-m',
                       f'{RAM_SIZE // MIB}M,slots=4,maxmem=1G',
-                      '-qtest-log', '/dev/null', *args)
+                      '-qtest-log', '/dev/null', '-rtc', 'clock=vm', *args)
         for number, image in enumerate(disks):
             self.add_args('-blockdev', json.dumps({
                 'driver': 'qcow2', 'node-name': f'disk{number}',

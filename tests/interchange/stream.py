@@ -347,28 +347,17 @@ def different_bytes(one, other):
     return found
 
 
-def compare_devices(one, other, may_differ):
+def compare_devices(one, other):
     """What is different in two pieces of one device; None if nothing."""
     if other is None or len(one.body) != len(other.body):
         return f'length of {one.name}'
     if one.body == other.body:
         return None
-    found = different_bytes(one, other)
-    allowed = may_differ.get(one.key, {})
-    wrong = {path: numbers - allowed.get(path, set())
-             for path, numbers in found.items()}
-    # Bytes that belong to no field must not differ either
-    if found and not any(wrong.values()):
-        return None
-    return f'{one.name}: {wrong}'
+    return f'{one.name}: {different_bytes(one, other)}'
 
 
-def compare(one, other, may_differ):
-    """
-    List what is different in two Streams, as texts.
-
-    @may_differ: {key: {path of a field: numbers of its bytes}}
-    """
+def compare(one, other):
+    """List what is different in two Streams, as texts."""
     wrong = []
     if one.course() != other.course():
         wrong.append('headers or order of sections')
@@ -383,7 +372,7 @@ def compare(one, other, may_differ):
               if page != other.ram.pages.get(key)]
     devices = other.devices()
     for key, piece in one.devices().items():
-        found = compare_devices(piece, devices.get(key), may_differ)
+        found = compare_devices(piece, devices.get(key))
         if found:
             wrong.append(found)
     return wrong
