@@ -624,12 +624,6 @@ qcow2_co_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
 
     assert(!s->vmstate_growth);
 
-    /* VM state comes in any size, and encryption asserts whole sectors */
-    if (bs->encrypted) {
-        error_setg(errp, "Node '%s' is encrypted and cannot keep VM state",
-                   bdrv_get_device_or_node_name(bs));
-        return -ENOTSUP;
-    }
     ret = qcow2_co_vmstate_release(bs, errp);
     if (ret < 0) {
         return ret;
