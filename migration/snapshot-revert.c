@@ -144,18 +144,29 @@ static void snapshot_revert_disks(SnapshotRevert *r)
     bdrv_drain_all_end();
 }
 
+/* Whatever was found wrong before, nobody waits for it any more */
+static void snapshot_revert_set_cancelled(SnapshotRevert *r)
+{
+    error_free(r->err);
+    r->err = NULL;
+    error_setg(&r->err, "Reverting to snapshot '%s' was cancelled",
+               r->op->name);
+    r->ret = -ECANCELED;
+}
+
 static void snapshot_revert_begin(void *opaque)
 {
     SnapshotRevert *r = opaque;
 
-    r->ret = -EINVAL;
     /* Nobody may have told the operation yet, if loadvm polls in a monitor */
     if (r->op->cancelled || snapshot_guard_qemu_is_ending()) {
-        error_setg(&r->err, "Reverting to snapshot '%s' was cancelled",
-                   r->op->name);
-        r->ret = -ECANCELED;
+        snapshot_revert_set_cancelled(r);
         return;
     }
+    if (r->ret < 0) {
+        return;
+    }
+    r->ret = -EINVAL;
     /* Taken by a migration that is under way */
     r->yank_registered = yank_register_instance(MIGRATION_YANK_INSTANCE,
                                                 &r->err);
@@ -256,9 +267,7 @@ int coroutine_fn snapshot_revert_co(SnapshotOp *op, Error **errp)
     if (r.ret == 0 && !snapshot_co_check_state(r.bs, &r.sn, &r.err)) {
         r.ret = -EINVAL;
     }
-    if (r.ret == 0) {
-        snapshot_co_call(snapshot_revert_begin, &r);
-    }
+    snapshot_co_call(snapshot_revert_begin, &r);
     if (r.ret == 0) {
         snapshot_revert_read_state(&r);
     }
