@@ -5,17 +5,19 @@
  *
  * The window is a ring buffer.  Offsets are in VM state space:
  *
- *        pos              end             end + request
+ *        pos              end                ahead
  *         |  read already  |  in flight        |
  *   ------+================+-------------------+------------>
  *         |<----------- at most the window --->|
  *
- * The consumer copies from [pos, end) and moves pos; the fill coroutine reads
- * behind end and moves it.  Each touches the other's part of the buffer never,
- * so only the two offsets need the lock.
+ * The consumer copies from [pos, end) and moves pos; fill coroutines read
+ * behind end and move it.  Each touches the other's part of the buffer never,
+ * so only the offsets need the lock.
  *
- * The fill coroutine issues one request after the other and ends when the
- * window is full; the consumer starts it anew when there is room again.
+ * A fill coroutine issues one request after the other and ends when the window
+ * is full; the consumer starts one anew when there is room again.  There are as
+ * many of them as VmstateDepth says, which is one to begin with: each starts
+ * the next one when there is something left for it.
  */
 
 #include "qemu/osdep.h"
@@ -28,8 +30,18 @@
 #include "block/vmstate-reader.h"
 #include "coroutines.h"
 #include "vmstate-buffer.h"
+#include "vmstate-depth.h"
 #include "vmstate-wait.h"
 #include "trace.h"
+
+/* A request, from when it is issued until all before it have ended as well */
+typedef struct VmstateRead {
+    int64_t offset;
+    size_t bytes;
+    bool ended;
+    int ret;
+    QSIMPLEQ_ENTRY(VmstateRead) next;
+} VmstateRead;
 
 struct VmstateReader {
     /* Constant after vmstate_reader_new() */
@@ -37,6 +49,7 @@ struct VmstateReader {
     char *name;             /* of @bs, for messages */
     int64_t size;           /* of the VM state; INT64_MAX if unknown */
     size_t max_window;
+    size_t deep_request;    /* size of a request that is not alone */
     int64_t opened_ns;
 
     VmstateWait wait;       /* its lock, and how the consumer waits */
@@ -50,11 +63,17 @@ struct VmstateReader {
 
     /* Protected by wait.lock */
     int64_t base;           /* offset that is at the start of @buf */
-    int64_t end;            /* end of what is read */
+    int64_t end;            /* end of what is read without a gap */
+    int64_t ahead;          /* end of what is read or in flight */
+    QSIMPLEQ_HEAD(, VmstateRead) reads; /* [end, ahead), in order */
     size_t next_request;    /* size of the next request, if there is room */
-    bool filling;           /* the fill coroutine lives */
-    bool hold;              /* the consumer wants it to end */
-    int64_t idle_ns;        /* since when it does not live, or 0 */
+    VmstateDepth depth;
+    unsigned fillers;       /* fill coroutines that live */
+    unsigned in_flight;     /* requests */
+    bool hold;              /* the consumer wants the fill coroutines to end */
+    bool failed;            /* so does a request that failed */
+    int64_t idle_ns;        /* since when there are none, or 0 */
+    int64_t busy_ns;        /* up to when requests are accounted for */
 
     /*
      * Read-ahead failed somewhere in [end, retry_end).  There is no read-ahead
@@ -79,99 +98,185 @@ static bool vmstate_reader_in_retry(VmstateReader *r)
     return r->end < r->retry_end;
 }
 
+/* How many fill coroutines there may be.  Called with the lock held. */
+static unsigned vmstate_reader_max_fillers(VmstateReader *r)
+{
+    return vmstate_reader_in_retry(r) ? 1 : vmstate_depth_now(&r->depth);
+}
+
 /*
- * Size of the request to issue now, at r->end, or 0 for none.  Called with the
- * lock held.
+ * Size of the request to issue now, at r->ahead, or 0 for none.  Called with
+ * the lock held.
  */
 static size_t vmstate_reader_plan(VmstateReader *r)
 {
-    int64_t room = r->window - (r->end - r->pos);
-    size_t to_ring_end = r->window - vmstate_reader_ring_offset(r, r->end);
+    int64_t room = r->window - (r->ahead - r->pos);
+    size_t to_ring_end = r->window - vmstate_reader_ring_offset(r, r->ahead);
     int64_t bytes;
 
-    if (r->hold) {
+    if (r->hold || r->failed) {
         return 0;
     }
     if (vmstate_reader_in_retry(r)) {
         return MIN(r->piece, to_ring_end);
     }
 
-    bytes = MIN(r->next_request, to_ring_end);
-    bytes = MIN(bytes, r->size - r->end);
-    if (!QEMU_IS_ALIGNED(r->end, VMSTATE_READER_MIN_REQUEST)) {
+    bytes = vmstate_reader_max_fillers(r) > 1 ? r->deep_request
+                                              : r->next_request;
+    bytes = MIN(bytes, to_ring_end);
+    bytes = MIN(bytes, r->size - r->ahead);
+    if (!QEMU_IS_ALIGNED(r->ahead, VMSTATE_READER_MIN_REQUEST)) {
         /* After a seek: get the following requests aligned */
         bytes = MIN(bytes, VMSTATE_READER_MIN_REQUEST -
-                           r->end % VMSTATE_READER_MIN_REQUEST);
+                           r->ahead % VMSTATE_READER_MIN_REQUEST);
     }
     return bytes <= room ? bytes : 0;
 }
 
-/* Called with the lock held */
-static void vmstate_reader_request_done(VmstateReader *r, size_t bytes,
-                                        int ret, int64_t elapsed_ns)
+/* The next request, or NULL.  Called with the lock held. */
+static VmstateRead *vmstate_reader_begin_read(VmstateReader *r, int64_t now)
 {
-    vmstate_stats_request(&r->stats, elapsed_ns);
-    r->stats.max_in_flight = 1; /* there is only one fill coroutine */
+    size_t bytes = vmstate_reader_plan(r);
+    VmstateRead *read;
 
+    if (!bytes) {
+        return NULL;
+    }
+    read = g_new(VmstateRead, 1);
+    *read = (VmstateRead) {
+        .offset = r->ahead,
+        .bytes = bytes,
+    };
+    QSIMPLEQ_INSERT_TAIL(&r->reads, read, next);
+    r->ahead += bytes;
+    if (r->in_flight == 0) {
+        r->busy_ns = now;
+    }
+    r->in_flight++;
+    r->stats.max_in_flight = MAX(r->stats.max_in_flight, r->in_flight);
+    return read;
+}
+
+/* Move @end over what has been read.  Called with the lock held. */
+static void vmstate_reader_collect(VmstateReader *r)
+{
+    VmstateRead *read;
+
+    while ((read = QSIMPLEQ_FIRST(&r->reads)) && read->ended &&
+           read->ret >= 0) {
+        r->end = read->offset + read->bytes;
+        r->stats.max_request = MAX(r->stats.max_request, read->bytes);
+        QSIMPLEQ_REMOVE_HEAD(&r->reads, next);
+        g_free(read);
+    }
+}
+
+/* Called with the lock held */
+static void vmstate_reader_account(VmstateReader *r, size_t bytes, int64_t now)
+{
+    r->next_request = MIN(r->next_request * 2, r->max_window / 2);
+    if (vmstate_depth_account(&r->depth, bytes, now - r->busy_ns)) {
+        trace_vmstate_reader_depth(r, r->ahead, vmstate_depth_now(&r->depth),
+                                   r->depth.rate_one, r->depth.rate_deep);
+    }
+}
+
+/* Called with the lock held; @read may be gone afterwards */
+static void vmstate_reader_end_read(VmstateReader *r, VmstateRead *read,
+                                    int ret, int64_t start_ns)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    trace_vmstate_reader_request(r, read->offset, read->bytes,
+                                 (now - start_ns) / SCALE_US, ret);
+    vmstate_stats_request(&r->stats, now - start_ns);
     if (vmstate_reader_in_retry(r)) {
         r->piece = 0;
         r->piece_ret = ret;
     } else if (ret < 0) {
-        r->retry_end = r->end + bytes;
+        r->failed = true;
     } else {
-        r->next_request = MIN(r->next_request * 2, r->max_window / 2);
+        vmstate_reader_account(r, read->bytes, now);
     }
-    if (ret >= 0) {
-        r->end += bytes;
-        r->stats.max_request = MAX(r->stats.max_request, bytes);
-    }
+    r->busy_ns = now;
+    r->in_flight--;
+    read->ended = true;
+    read->ret = ret;
+    vmstate_reader_collect(r);
 }
 
-static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
+/* No fill coroutine is left.  Called with the lock held. */
+static void vmstate_reader_all_ended(VmstateReader *r)
 {
-    VmstateReader *r = opaque;
-    size_t bytes;
+    VmstateRead *read;
 
-    qemu_mutex_lock(&r->wait.lock);
-    vmstate_stats_busy(&r->stats, r->idle_ns,
-                       qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
-    while ((bytes = vmstate_reader_plan(r))) {
-        int64_t offset = r->end;
-        uint8_t *buf = r->buf + vmstate_reader_ring_offset(r, offset);
-        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
-        int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-        int64_t elapsed_ns;
-        int ret;
-
-        qemu_mutex_unlock(&r->wait.lock);
-        WITH_GRAPH_RDLOCK_GUARD() {
-            ret = bdrv_co_readv_vmstate(r->bs, &qiov, offset);
-        }
-        elapsed_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start_ns;
-        trace_vmstate_reader_request(r, offset, bytes, elapsed_ns / SCALE_US,
-                                     ret);
-        qemu_mutex_lock(&r->wait.lock);
-        vmstate_reader_request_done(r, bytes, ret, elapsed_ns);
-        vmstate_wait_kick_and_unlock(&r->wait);
-        qemu_mutex_lock(&r->wait.lock);
+    if (r->failed) {
+        /* Also what was read behind the failed request is read again */
+        r->failed = false;
+        r->retry_end = r->ahead;
     }
-    r->filling = false;
+    while ((read = QSIMPLEQ_FIRST(&r->reads))) {
+        QSIMPLEQ_REMOVE_HEAD(&r->reads, next);
+        g_free(read);
+    }
+    r->ahead = r->end;
     r->idle_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    /* From here on @r may be gone */
-    vmstate_wait_kick_and_unlock(&r->wait);
+}
+
+static void coroutine_fn vmstate_reader_fill_entry(void *opaque);
+
+/* Called with the lock held */
+static bool vmstate_reader_wants_filler(VmstateReader *r)
+{
+    return r->fillers < vmstate_reader_max_fillers(r) && vmstate_reader_plan(r);
 }
 
 /* Called with the lock held, which is released meanwhile */
 static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
 {
-    if (r->filling || !vmstate_reader_plan(r)) {
+    if (!vmstate_reader_wants_filler(r)) {
         return;
     }
-    r->filling = true;
+    r->fillers++;
     qemu_mutex_unlock(&r->wait.lock);
     aio_co_enter(r->wait.ctx,
                  qemu_coroutine_create(vmstate_reader_fill_entry, r));
     qemu_mutex_lock(&r->wait.lock);
+}
+
+static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
+{
+    VmstateReader *r = opaque;
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    VmstateRead *read;
+
+    qemu_mutex_lock(&r->wait.lock);
+    vmstate_stats_busy(&r->stats, r->idle_ns, start_ns);
+    r->idle_ns = 0;
+    while (r->fillers <= vmstate_reader_max_fillers(r) &&
+           (read = vmstate_reader_begin_read(r, start_ns))) {
+        uint8_t *buf = r->buf + vmstate_reader_ring_offset(r, read->offset);
+        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, read->bytes);
+        int64_t offset = read->offset;
+        int ret;
+
+        vmstate_reader_start_fill(r);
+        qemu_mutex_unlock(&r->wait.lock);
+        WITH_GRAPH_RDLOCK_GUARD() {
+            ret = bdrv_co_readv_vmstate(r->bs, &qiov, offset);
+        }
+        qemu_mutex_lock(&r->wait.lock);
+        vmstate_reader_end_read(r, read, ret, start_ns);
+        vmstate_wait_kick_and_unlock(&r->wait);
+        qemu_mutex_lock(&r->wait.lock);
+        start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    }
+    r->fillers--;
+    if (r->fillers == 0) {
+        vmstate_reader_all_ended(r);
+    }
+    /* From here on @r may be gone */
+    vmstate_wait_kick_and_unlock(&r->wait);
 }
 
 /* Called with the lock held */
@@ -181,6 +286,7 @@ static void vmstate_reader_restart_at(VmstateReader *r, int64_t pos)
     r->base = QEMU_ALIGN_DOWN(pos, VMSTATE_READER_MIN_REQUEST);
     r->pos = pos;
     r->end = pos;
+    r->ahead = pos;
     r->next_request = VMSTATE_READER_MIN_REQUEST;
     r->retry_end = 0;
 }
@@ -189,17 +295,26 @@ VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
                                   const VmstateStreamOptions *options)
 {
     VmstateReader *r = g_new0(VmstateReader, 1);
+    unsigned max_depth;
 
     GLOBAL_STATE_CODE();
     assert(size >= -1);
 
+    options = options ?: &vmstate_stream_defaults;
     bdrv_ref(bs);
     r->bs = bs;
     bdrv_graph_rdlock_main_loop();
     r->name = g_strdup(bdrv_get_device_or_node_name(bs));
     bdrv_graph_rdunlock_main_loop();
     r->size = size < 0 ? INT64_MAX : size;
-    r->max_window = (options ?: &vmstate_stream_defaults)->window;
+    r->max_window = options->window;
+    /* One part of the window is consumed meanwhile */
+    max_depth = MIN(options->read_depth,
+                    r->max_window / VMSTATE_READER_MIN_REQUEST - 1);
+    r->deep_request = QEMU_ALIGN_DOWN(r->max_window / (max_depth + 1),
+                                      VMSTATE_READER_MIN_REQUEST);
+    vmstate_depth_init(&r->depth, max_depth, r->max_window);
+    QSIMPLEQ_INIT(&r->reads);
     r->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     vmstate_wait_init(&r->wait, bdrv_get_aio_context(bs));
     vmstate_reader_restart_at(r, 0);
@@ -239,7 +354,7 @@ static bool vmstate_reader_has_bytes_or_ended(void *opaque)
 {
     VmstateReader *r = opaque;
 
-    return r->end > r->pos || !r->filling;
+    return r->end > r->pos || r->fillers == 0;
 }
 
 /* Called with the lock held */
@@ -263,7 +378,7 @@ static int coroutine_mixed_fn vmstate_reader_get_bytes(VmstateReader *r,
                                                        size_t wanted)
 {
     while (r->end == r->pos) {
-        bool piece = vmstate_reader_in_retry(r) && !r->filling;
+        bool piece = vmstate_reader_in_retry(r) && r->fillers == 0;
 
         if (piece) {
             r->piece = MIN(wanted, r->retry_end - r->end);
@@ -322,7 +437,7 @@ static bool vmstate_reader_fill_has_ended(void *opaque)
 {
     VmstateReader *r = opaque;
 
-    return !r->filling;
+    return r->fillers == 0;
 }
 
 /* Called with the lock held.  No request starts until @hold is cleared. */

@@ -16,6 +16,7 @@ const VmstateStreamOptions vmstate_stream_defaults = {
     .chunk_size = VMSTATE_WRITER_CHUNK,
     .depth = VMSTATE_WRITER_DEPTH,
     .window = VMSTATE_READER_WINDOW,
+    .read_depth = VMSTATE_READER_DEPTH,
     .growth_step = VMSTATE_GROWTH_STEP,
 };
 

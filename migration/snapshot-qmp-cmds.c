@@ -16,6 +16,7 @@
 #define CHUNK_SIZE_MIN (64 * KiB)
 #define CHUNK_SIZE_MAX (64 * MiB)
 #define DEPTH_MAX 64
+#define READ_DEPTH_MAX 16
 #define WINDOW_MIN (2 * VMSTATE_READER_MIN_REQUEST)
 #define WINDOW_MAX (1 * GiB)
 
@@ -37,6 +38,11 @@ static bool check_params(const SnapshotParameters *p, Error **errp)
          p->read_window % VMSTATE_READER_MIN_REQUEST)) {
         error_setg(errp, "'read-window' must be a multiple of 1 MiB from 2 MiB "
                    "to 1 GiB");
+        return false;
+    }
+    if (p->has_read_depth &&
+        (p->read_depth < 1 || p->read_depth > READ_DEPTH_MAX)) {
+        error_setg(errp, "'read-depth' must be from 1 to %d", READ_DEPTH_MAX);
         return false;
     }
     if (p->has_growth_step && (p->growth_step > VMSTATE_GROWTH_STEP ||
@@ -69,6 +75,9 @@ void qmp_x_snapshot_set_parameters(SnapshotParameters *p, Error **errp)
     if (p->has_read_window) {
         options.window = p->read_window;
     }
+    if (p->has_read_depth) {
+        options.read_depth = p->read_depth;
+    }
     if (p->has_growth_step) {
         options.growth_step = p->growth_step;
     }
@@ -88,6 +97,8 @@ SnapshotParameters *qmp_x_query_snapshot_parameters(Error **errp)
     p->depth = now->depth;
     p->has_read_window = true;
     p->read_window = now->window;
+    p->has_read_depth = true;
+    p->read_depth = now->read_depth;
     p->has_growth_step = true;
     p->growth_step = now->growth_step;
     return p;

@@ -3,11 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A window of a few megabytes is filled by one request at a time,
- * so that a rotating disk sees one sequential reader.  The completion of a
- * request starts the next one as long as the window has room; the consumer
- * need not ask.  Requests begin at VMSTATE_READER_MIN_REQUEST bytes and double
- * up to half the window: while one half is consumed the other half is read.
+ * A window of a few megabytes is filled by one request at a time, so that a
+ * rotating disk sees one sequential reader.  The completion of a request starts
+ * the next one as long as the window has room; the consumer need not ask.
+ * Requests begin at VMSTATE_READER_MIN_REQUEST bytes and double up to half the
+ * window: while one half is consumed the other half is read.
+ *
+ * Every now and then several smaller requests at a time are tried.  Where they
+ * turn out to be faster, because it is their way to the storage that takes the
+ * time, reading goes on like that until the next try.
  *
  * Threads.  One party at a time, the consumer, calls the functions below, in
  * the same three settings as the producer of a VmstateWriter: the main loop or
@@ -30,6 +34,9 @@
 
 /* Bytes of VM state held ahead of the consumer, at most, by default */
 #define VMSTATE_READER_WINDOW (10 * MiB)
+
+/* Requests in flight at one time, at most, by default */
+#define VMSTATE_READER_DEPTH 4
 
 /* Size of the first read-ahead request of a stream and after a seek */
 #define VMSTATE_READER_MIN_REQUEST (1 * MiB)
@@ -69,8 +76,8 @@ ssize_t vmstate_reader_read(VmstateReader *r, const struct iovec *iov,
  * vmstate_reader_seek: Continue at VM state offset @pos, in bytes, >= 0
  *
  * Inside what the window holds (from the current position on) nothing is read
- * again.  Anywhere else the window is dropped, after the request in flight, if
- * any, has ended; reading starts anew with the next vmstate_reader_read().
+ * again.  Anywhere else the window is dropped, after the requests in flight, if
+ * any, have ended; reading starts anew with the next vmstate_reader_read().
  * Beyond the end is allowed and reads as end of stream.
  */
 void vmstate_reader_seek(VmstateReader *r, int64_t pos);
@@ -81,7 +88,7 @@ void vmstate_reader_seek(VmstateReader *r, int64_t pos);
 int64_t vmstate_reader_tell(const VmstateReader *r);
 
 /**
- * vmstate_reader_free: Wait for the request in flight, free all, drop the node
+ * vmstate_reader_free: Wait for the requests in flight, free all, drop the node
  *
  * Main loop thread, with the BQL, not in a coroutine.  @r may be NULL.
  */

@@ -19,6 +19,9 @@
  * @depth: of the writer's requests that may be in flight at one time; > 0
  * @window: of the reader, in bytes; a multiple of VMSTATE_READER_MIN_REQUEST,
  *          and at least two of them
+ * @read_depth: of the reader's requests that may be in flight at one time where
+ *              that is faster than one; > 0.  A smaller window has room for
+ *              less.
  * @growth_step: how far, in bytes, the node may grow its file ahead of the
  *               writes; 0 to let it alone
  */
@@ -26,6 +29,7 @@ typedef struct VmstateStreamOptions {
     size_t chunk_size;
     unsigned depth;
     size_t window;
+    unsigned read_depth;
     int64_t growth_step;
 } VmstateStreamOptions;
 

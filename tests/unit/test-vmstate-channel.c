@@ -367,6 +367,7 @@ static void test_small_chunks(VmstateTest *t)
         .chunk_size = 64 * KiB,
         .depth = 3,
         .window = 2 * VMSTATE_READER_MIN_REQUEST,
+        .read_depth = 1,
     };
     static const int64_t lengths[] = { STREAM_BYTES, 0 };
 

@@ -26,10 +26,21 @@
 /* A state that is a multiple of nothing and fills the window a few times */
 #define LONG_STATE (26 * MiB + 4321)
 
+/*
+ * Several reads at a time are first tried when five windows have been read, and
+ * for another five: see block/vmstate-depth.c
+ */
+#define DEEP_WINDOW (4 * MiB)
+#define DEEP_FROM (5 * DEEP_WINDOW)
+#define DEEP_STATE (2 * DEEP_FROM + 4321)
+#define DEEP_REQUEST MiB
+#define DEEP_DEPTH 3
+
 typedef struct ReaderTest {
     VmstateTest *t;
     VmstateReader *r;
     int64_t window;
+    unsigned depth;         /* reads at a time at most */
     int64_t size;           /* as told to the reader */
     int64_t stored;         /* bytes of the model stream in the node */
     uint64_t delivered;
@@ -51,7 +62,7 @@ typedef struct ReaderTest {
 static void reader_open_tuned(ReaderTest *rt, VmstateTest *t, int64_t stored,
                               int64_t size, const VmstateStreamOptions *options)
 {
-    int64_t window = options ? options->window : WINDOW;
+    int64_t window = options->window;
 
     t->node->model_bytes = stored;
     t->node->max_read = window / 2;
@@ -59,6 +70,8 @@ static void reader_open_tuned(ReaderTest *rt, VmstateTest *t, int64_t stored,
         .t = t,
         .r = vmstate_reader_new(t->bs, size, options),
         .window = window,
+        .depth = MIN(options->read_depth,
+                     window / VMSTATE_READER_MIN_REQUEST - 1),
         .size = size,
         .stored = stored,
     };
@@ -67,7 +80,12 @@ static void reader_open_tuned(ReaderTest *rt, VmstateTest *t, int64_t stored,
 static void reader_open_sized(ReaderTest *rt, VmstateTest *t, int64_t stored,
                               int64_t size)
 {
-    reader_open_tuned(rt, t, stored, size, NULL);
+    static const VmstateStreamOptions one_at_a_time = {
+        .window = WINDOW,
+        .read_depth = 1,
+    };
+
+    reader_open_tuned(rt, t, stored, size, &one_at_a_time);
 }
 
 static void reader_open(ReaderTest *rt, VmstateTest *t, int64_t size)
@@ -287,11 +305,13 @@ static void check_stats(ReaderTest *rt)
                 max_request = MAX(max_request, req->bytes);
             }
         }
-        g_assert_cmpuint(node->max_in_flight[VMSTATE_TEST_READ], <=, 1);
+        g_assert_cmpuint(node->max_in_flight[VMSTATE_TEST_READ], <=,
+                         stats.max_in_flight);
     }
     g_assert_cmpuint(stats.requests, ==, ended);
     g_assert_cmpuint(stats.max_request, ==, max_request);
-    g_assert_cmpuint(stats.max_in_flight, ==, ended > 0);
+    g_assert_cmpuint(stats.max_in_flight, >=, ended > 0);
+    g_assert_cmpuint(stats.max_in_flight, <=, rt->depth);
     g_assert_cmpint(!stats.storage_ns, ==, !ended);
     g_assert_cmpuint(stats.bytes, ==, rt->delivered);
     g_assert_cmpuint(stats.buffer_bytes, <=, rt->window);
@@ -378,7 +398,10 @@ static void test_tuned(VmstateTest *t)
     unsigned i;
 
     for (i = 0; i < ARRAY_SIZE(windows); i++) {
-        VmstateStreamOptions options = { .window = windows[i] };
+        VmstateStreamOptions options = {
+            .window = windows[i],
+            .read_depth = 1,
+        };
         VmstateStreamStats stats;
         ReaderTest rt;
 
@@ -933,39 +956,39 @@ static void test_error_ignored(VmstateTest *t)
     reader_close(&rt);
 }
 
-static void check_bad_byte(VmstateTest *t, int64_t bad)
+/* The reader has not got to @bad yet */
+static void check_bad_byte(ReaderTest *rt, int64_t bad)
 {
+    VmstateTestNode *node = rt->t->node;
     unsigned errors;
-    ReaderTest rt;
 
-    vmstate_test_node_reset(t->node);
-    reader_open(&rt, t, LONG_STATE);
-    t->node->bad_offset = bad;
-    t->node->bad_bytes = 1;
-    rt.ask = 4096;
-    read_until(&rt, INT64_MAX);
-    g_assert_cmpuint(rt.errors, ==, 1);
-    g_assert_cmpint(rt.err_pos, <=, bad);
-    g_assert_cmpint(rt.err_pos + 4096, >, bad);
-    vmstate_test_check_error(rt.ret, rt.err, EIO, rt.err_pos);
+    WITH_QEMU_LOCK_GUARD(&node->lock) {
+        node->bad_offset = bad;
+        node->bad_bytes = 1;
+    }
+    rt->ask = 4096;
+    read_until(rt, INT64_MAX);
+    g_assert_cmpuint(rt->errors, ==, 1);
+    g_assert_cmpint(rt->err_pos, <=, bad);
+    g_assert_cmpint(rt->err_pos + 4096, >, bad);
+    vmstate_test_check_error(rt->ret, rt->err, EIO, rt->err_pos);
 
     /* Every good byte before it can be had */
-    rt.ask = 1;
-    read_until(&rt, INT64_MAX);
-    g_assert_cmpint(rt.err_pos, ==, bad);
-    vmstate_test_check_error(rt.ret, rt.err, EIO, bad);
-    errors = rt.errors;
-    read_until(&rt, INT64_MAX);
-    g_assert_cmpuint(rt.errors, ==, errors + 1);
-    g_assert_cmpint(rt.err_pos, ==, bad);
+    rt->ask = 1;
+    read_until(rt, INT64_MAX);
+    g_assert_cmpint(rt->err_pos, ==, bad);
+    vmstate_test_check_error(rt->ret, rt->err, EIO, bad);
+    errors = rt->errors;
+    read_until(rt, INT64_MAX);
+    g_assert_cmpuint(rt->errors, ==, errors + 1);
+    g_assert_cmpint(rt->err_pos, ==, bad);
 
     /* And every one after it */
-    seek_to(&rt, bad + 1);
-    rt.ask = 0;
-    read_until(&rt, INT64_MAX);
-    g_assert_cmpuint(rt.errors, ==, errors + 1);
-    g_assert_cmpuint(rt.delivered, ==, LONG_STATE - 1);
-    reader_close(&rt);
+    seek_to(rt, bad + 1);
+    rt->ask = 0;
+    read_until(rt, INT64_MAX);
+    g_assert_cmpuint(rt->errors, ==, errors + 1);
+    g_assert_cmpuint(rt->delivered, ==, rt->size - 1);
 }
 
 static void test_bad_byte(VmstateTest *t)
@@ -976,7 +999,12 @@ static void test_bad_byte(VmstateTest *t)
     int i;
 
     for (i = 0; i < ARRAY_SIZE(places); i++) {
-        check_bad_byte(t, places[i]);
+        ReaderTest rt;
+
+        vmstate_test_node_reset(t->node);
+        reader_open(&rt, t, LONG_STATE);
+        check_bad_byte(&rt, places[i]);
+        reader_close(&rt);
     }
 }
 
@@ -1147,6 +1175,223 @@ static void test_no_leak(void)
     vmstate_test_free(t);
 }
 
+/* Several at a time */
+
+static const VmstateStreamOptions deep_options = {
+    .window = DEEP_WINDOW,
+    .read_depth = DEEP_DEPTH,
+};
+
+/* Read so far that it has begun, with nothing in flight */
+static void reader_open_deep(ReaderTest *rt, VmstateTest *t)
+{
+    vmstate_test_node_reset(t->node);
+    reader_open_tuned(rt, t, DEEP_STATE, DEEP_STATE, &deep_options);
+    read_until(rt, DEEP_FROM + DEEP_REQUEST);
+    vmstate_test_settle(t);
+}
+
+/* Hold several reads, behind all that has been consumed */
+static void hold_deep_reads(ReaderTest *rt)
+{
+    unsigned last = nb_reads(rt) - 1;
+
+    vmstate_test_hold(rt->t->node);
+    read_until(rt, end_of_read(rt, last));
+    vmstate_test_wait_in_flight(rt->t->node, VMSTATE_TEST_READ, DEEP_DEPTH);
+}
+
+static void test_deep_whole(VmstateTest *t)
+{
+    int64_t offset = 0;
+    ReaderTest rt;
+    unsigned i;
+
+    reader_open_deep(&rt, t);
+    hold_deep_reads(&rt);
+    vmstate_test_release(t->node);
+    read_until(&rt, INT64_MAX);
+    g_assert_cmpuint(rt.errors, ==, 0);
+    g_assert_cmpuint(rt.delivered, ==, DEEP_STATE);
+    for (i = 0; i < nb_reads(&rt); i++) {
+        VmstateTestRequest req = get_read(&rt, i);
+
+        g_assert_cmpint(req.offset, ==, offset);
+        if (offset < DEEP_FROM) {
+            g_assert_cmpuint(req.others, ==, 0);
+        } else {
+            g_assert_cmpint(req.bytes, <=, DEEP_REQUEST);
+        }
+        offset += req.bytes;
+    }
+    g_assert_cmpint(offset, ==, DEEP_STATE);
+    reader_close(&rt);
+}
+
+/* However long the stream is, unless it may be */
+static void test_deep_never(VmstateTest *t)
+{
+    static const VmstateStreamOptions options = {
+        .window = DEEP_WINDOW,
+        .read_depth = 1,
+    };
+    ReaderTest rt;
+
+    reader_open_tuned(&rt, t, DEEP_STATE, DEEP_STATE, &options);
+    read_until(&rt, INT64_MAX);
+    check_whole_stream(&rt);
+    reader_close(&rt);
+}
+
+/* A window that has no room for several and the consumer */
+static void test_deep_small_window(VmstateTest *t)
+{
+    static const VmstateStreamOptions options = {
+        .window = 2 * MiB,
+        .read_depth = 16,
+    };
+    ReaderTest rt;
+
+    reader_open_tuned(&rt, t, LONG_STATE, LONG_STATE, &options);
+    read_until(&rt, INT64_MAX);
+    check_whole_stream(&rt);
+    reader_close(&rt);
+}
+
+/* Several at a time turn out to be slower than one */
+static void test_deep_back(VmstateTest *t)
+{
+    const int64_t size = DEEP_STATE + 4 * DEEP_WINDOW;
+    int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    int64_t now;
+    ReaderTest rt;
+    unsigned i;
+
+    reader_open_tuned(&rt, t, size, size, &deep_options);
+    read_until(&rt, DEEP_FROM + DEEP_REQUEST);
+    now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    read_until(&rt, DEEP_FROM + 2 * DEEP_WINDOW);
+    vmstate_test_settle(t);
+    hold_deep_reads(&rt);
+    WITH_QEMU_LOCK_GUARD(&t->node->lock) {
+        t->node->open_at_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                              2 * (now - start_ns);
+    }
+    read_until(&rt, INT64_MAX);
+    g_assert_cmpuint(rt.delivered, ==, size);
+    for (i = 0; i < nb_reads(&rt); i++) {
+        VmstateTestRequest req = get_read(&rt, i);
+
+        /* One more is in flight when the others are to end */
+        if (req.offset > 2 * DEEP_FROM + DEEP_WINDOW) {
+            g_assert_cmpuint(req.others, ==, 0);
+        }
+    }
+    reader_close(&rt);
+}
+
+/* What has ended is not delivered before what comes first */
+static void test_deep_order(VmstateTest *t)
+{
+    ReaderTest rt;
+    unsigned i, n;
+
+    reader_open_deep(&rt, t);
+    hold_deep_reads(&rt);
+    n = nb_reads(&rt);
+    for (i = 1; i < DEEP_DEPTH; i++) {
+        vmstate_test_release_one(t->node, n - i);
+    }
+    /* The first one, and the last one for which there was room */
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_READ, 2);
+    rt.release = true;
+    read_until(&rt, INT64_MAX);
+    g_assert_cmpuint(rt.errors, ==, 0);
+    g_assert_cmpuint(rt.delivered, ==, DEEP_STATE);
+    reader_close(&rt);
+}
+
+/* One of them fails once, while others are in flight */
+static void test_deep_transient_error(VmstateTest *t)
+{
+    unsigned i, n;
+
+    for (i = 1; i <= DEEP_DEPTH; i++) {
+        ReaderTest rt;
+
+        reader_open_deep(&rt, t);
+        hold_deep_reads(&rt);
+        n = nb_reads(&rt);
+        vmstate_test_fail_one(t->node, n - i, EIO);
+        vmstate_test_release(t->node);
+        read_until(&rt, INT64_MAX);
+        g_assert_cmpint(t->node->first_errno, ==, EIO);
+        g_assert_cmpuint(rt.errors, ==, 0);
+        g_assert_cmpuint(rt.delivered, ==, DEEP_STATE);
+        reader_close(&rt);
+    }
+}
+
+static void test_deep_bad_byte(VmstateTest *t)
+{
+    static const int64_t places[] = {
+        2 * DEEP_FROM - 6 * MiB, 2 * DEEP_FROM - 5 * MiB - 1,
+        2 * DEEP_FROM - 6 * MiB + 777, DEEP_STATE - 1,
+    };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(places); i++) {
+        ReaderTest rt;
+
+        reader_open_deep(&rt, t);
+        check_bad_byte(&rt, places[i]);
+        reader_close(&rt);
+    }
+}
+
+static void test_deep_seek(VmstateTest *t)
+{
+    static const int64_t places[] = { 5, DEEP_STATE - MiB };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(places); i++) {
+        ReaderTest rt;
+
+        reader_open_deep(&rt, t);
+        hold_deep_reads(&rt);
+        rt.release = true;
+        seek_to(&rt, places[i]);
+        g_assert_cmpuint(vmstate_test_in_flight(t->node), ==, 0);
+        read_until(&rt, INT64_MAX);
+        g_assert_cmpuint(rt.errors, ==, 0);
+        g_assert_cmpint(vmstate_reader_tell(rt.r), ==, DEEP_STATE);
+        reader_close(&rt);
+    }
+}
+
+static void test_deep_drain(VmstateTest *t)
+{
+    ReaderTest rt;
+
+    reader_open_deep(&rt, t);
+    hold_deep_reads(&rt);
+    vmstate_test_check_drain_waits(t);
+    read_until(&rt, INT64_MAX);
+    g_assert_cmpuint(rt.delivered, ==, DEEP_STATE);
+    reader_close(&rt);
+}
+
+static void test_deep_free(VmstateTest *t)
+{
+    ReaderTest rt;
+
+    reader_open_deep(&rt, t);
+    hold_deep_reads(&rt);
+    vmstate_test_release_later(t->node);
+    vmstate_reader_free(rt.r);
+    g_assert_cmpuint(vmstate_test_in_flight(t->node), ==, 0);
+}
+
 static void add_cases(void)
 {
     static const VmstateTestEntry cases[] = {
@@ -1181,6 +1426,16 @@ static void add_cases(void)
         { "error/then-seek", test_seek_from_error },
         { "error/then-seek-back", test_seek_back_from_error },
         { "error/then-free", test_free_after_error },
+        { "deep/whole", test_deep_whole },
+        { "deep/never", test_deep_never },
+        { "deep/small-window", test_deep_small_window },
+        { "deep/back", test_deep_back },
+        { "deep/order", test_deep_order },
+        { "deep/transient-error", test_deep_transient_error },
+        { "deep/bad-byte", test_deep_bad_byte },
+        { "deep/seek", test_deep_seek },
+        { "deep/drain", test_deep_drain },
+        { "deep/free", test_deep_free },
         { }
     };
 

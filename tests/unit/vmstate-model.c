@@ -652,12 +652,14 @@ typedef struct ReaderModel {
     VmstateReader *r;       /* the channel's */
     bool by_channel;
     int64_t window;
+    unsigned depth;         /* reads at a time at most */
     int64_t stored;         /* bytes of the model stream in the node */
     int64_t end;            /* of the stream; INT64_MAX if not known */
 
     /* What is known of the stream */
     int64_t pos;
     int64_t next;           /* where the next request must begin */
+    int64_t failed_at;      /* where one has failed, and others go on; or -1 */
     int64_t retry_end;      /* read-ahead failed before this */
     bool piece_failed;      /* the last request did, in that range */
     bool goes_on;           /* it fills the window, asked or not */
@@ -672,12 +674,31 @@ typedef struct ReaderModel {
     Error *err;
 } ReaderModel;
 
+/* Where what has been read without a gap ends */
+static int64_t reader_end(ReaderModel *rm)
+{
+    return rm->failed_at < 0 ? rm->next : rm->failed_at;
+}
+
+/* All that was in flight when a request failed has ended */
+static void reader_begin_retry(ReaderModel *rm)
+{
+    rm->retry_end = rm->next;
+    rm->next = rm->failed_at;
+    rm->failed_at = -1;
+}
+
 static void reader_check_request(ReaderModel *rm, const VmstateTestRequest *req)
 {
-    bool retry = rm->next < rm->retry_end;
+    bool retry;
+
+    if (rm->failed_at >= 0 && req->others == 0) {
+        reader_begin_retry(rm);
+    }
+    retry = rm->next < rm->retry_end;
 
     g_assert_cmpint(req->op, ==, VMSTATE_TEST_READ);
-    g_assert_cmpuint(req->others, ==, 0);
+    g_assert_cmpuint(req->others, <, retry ? 1 : rm->depth);
     g_assert_cmpint(req->offset, ==, rm->next);
     g_assert_cmpint(req->bytes, >, 0);
     g_assert_cmpint(req->bytes, <=, rm->window / 2);
@@ -691,10 +712,11 @@ static void reader_check_request(ReaderModel *rm, const VmstateTestRequest *req)
         g_assert_cmpint(req->bytes, <=, VMSTATE_READER_MIN_REQUEST);
         g_assert_cmpint(req->offset + req->bytes, <=, rm->retry_end);
     }
-    if (req->ret == 0) {
+    if (!retry && req->ret < 0 && rm->failed_at < 0) {
+        rm->failed_at = req->offset;
+    }
+    if (!retry || req->ret == 0) {
         rm->next += req->bytes;
-    } else if (!retry) {
-        rm->retry_end = req->offset + req->bytes;
     }
     rm->piece_failed = retry && req->ret < 0;
 }
@@ -710,6 +732,9 @@ static void reader_check_new_requests(ReaderModel *rm, int64_t pos)
     while ((req = model_next_request(&rm->m, true))) {
         reader_check_request(rm, req);
     }
+    if (rm->failed_at >= 0 && !node->in_flight[VMSTATE_TEST_READ]) {
+        reader_begin_retry(rm);
+    }
 }
 
 static void reader_check_stats(ReaderModel *rm)
@@ -720,7 +745,8 @@ static void reader_check_stats(ReaderModel *rm)
     vmstate_reader_get_stats(rm->r, &stats);
     g_assert_cmpuint(stats.bytes, ==, rm->delivered);
     g_assert_cmpuint(stats.requests, ==, rm->m.checked);
-    g_assert_cmpuint(stats.max_in_flight, ==, rm->m.checked > 0);
+    g_assert_cmpuint(stats.max_in_flight, >=, rm->m.checked > 0);
+    g_assert_cmpuint(stats.max_in_flight, <=, rm->depth);
     g_assert_cmpuint(stats.buffer_bytes, <=, rm->window);
     if (rm->m.checked) {
         g_assert_cmpuint(stats.buffer_bytes, ==, rm->end < rm->window
@@ -728,7 +754,8 @@ static void reader_check_stats(ReaderModel *rm)
                          : rm->window);
     }
     QEMU_LOCK_GUARD(&node->lock);
-    g_assert_cmpuint(node->max_in_flight[VMSTATE_TEST_READ], <=, 1);
+    g_assert_cmpuint(node->max_in_flight[VMSTATE_TEST_READ], <=,
+                     stats.max_in_flight);
 }
 
 static bool all_are(const uint8_t *buf, size_t bytes, uint8_t value)
@@ -808,7 +835,7 @@ static size_t reader_take_size(ReaderModel *rm)
         return 32 * KiB;
     case 4:
         /* To the end of what is there, or one more or less */
-        return MAX(rm->next - rm->pos - 1 + (int64_t)take(seq, 3), 0);
+        return MAX(reader_end(rm) - rm->pos - 1 + (int64_t)take(seq, 3), 0);
     default:
         return take(seq, 0x10000);
     }
@@ -829,7 +856,7 @@ static void reader_read(ReaderModel *rm)
     reader_check_bytes(rm, got);
     g_assert_cmpint(vmstate_reader_tell(rm->r), ==, before + got);
     reader_check_new_requests(rm, before + got);
-    g_assert_cmpint(rm->pos, <=, MAX(rm->next, before));
+    g_assert_cmpint(rm->pos, <=, MAX(reader_end(rm), before));
     reader_check_result(rm);
     rm->delivered += got;
     rm->goes_on = got > 0;
@@ -863,7 +890,7 @@ static int64_t reader_take_target(ReaderModel *rm)
         return MAX(rm->pos - (int64_t)take(seq, 0x10000), 0);
     case 3:
         /* About the end of what is there */
-        return MAX(rm->next - 1 + (int64_t)take(seq, 3), 0);
+        return MAX(reader_end(rm) - 1 + (int64_t)take(seq, 3), 0);
     case 4:
         return rm->pos + take(seq, 2 * rm->window);
     case 5:
@@ -884,10 +911,11 @@ static void reader_seek(ReaderModel *rm)
     g_assert_cmpint(vmstate_reader_tell(rm->r), ==, rm->target);
     reader_check_new_requests(rm, MAX(before, rm->target));
     rm->pos = rm->target;
-    if (rm->target < before || rm->target > rm->next) {
+    if (rm->target < before || rm->target > reader_end(rm)) {
         /* The window was dropped, and nothing is in flight */
         g_assert_cmpuint(vmstate_test_in_flight(rm->m.t->node), ==, 0);
         rm->next = rm->target;
+        rm->failed_at = -1;
         rm->retry_end = 0;
     }
     rm->goes_on = false;
@@ -908,12 +936,11 @@ static void reader_wait(ReaderModel *rm)
 static void reader_set_bad_range(ReaderModel *rm)
 {
     VmstateTestNode *node = rm->m.t->node;
-    int64_t offset = MAX(rm->next - KiB + (int64_t)take(rm->m.seq, 4 * MiB),
-                         0);
+    int64_t offset = reader_end(rm) - KiB + (int64_t)take(rm->m.seq, 4 * MiB);
     int64_t bytes = take(rm->m.seq, 2) ? take(rm->m.seq, 0x10000) : 0;
 
     QEMU_LOCK_GUARD(&node->lock);
-    node->bad_offset = offset;
+    node->bad_offset = MAX(offset, 0);
     node->bad_bytes = bytes;
 }
 
@@ -974,7 +1001,10 @@ static void reader_open(ReaderModel *rm)
     int64_t size = reader_take_state(rm);
 
     options.window = (2 + take(rm->m.seq, 4)) * VMSTATE_READER_MIN_REQUEST;
+    options.read_depth = 1 + take(rm->m.seq, 4);
     rm->window = options.window;
+    rm->depth = options.read_depth;
+    rm->failed_at = -1;
     rm->stored = take(rm->m.seq, 4) ? size : reader_take_state(rm);
     if (!take(rm->m.seq, 6)) {
         size = -1;
