@@ -4,7 +4,7 @@
 
 Sum up a run of "meson test" that ended with STATUS: what was skipped and why,
 what failed, and how many passed, failed and were skipped.  The subtests of a
-test that speaks TAP count one each.
+test that speaks TAP count one each, and so does each case that an iotest skips.
 """
 
 import json
@@ -14,6 +14,8 @@ import sys
 SKIPPED, FAILED, PASSED = 'skipped', 'failed', 'passed'
 TAP = re.compile(r'^(ok|not ok)\b(?: +\d+)?(?: +-)? *([^#]*?) *'
                  r'(?:# *(skip|todo)\S* *(.*))?$', re.I)
+# As QEMU's check tells of a case that an iotest has skipped
+CASE = re.compile(r'^ *\[case not run\] (.*)$', re.M)
 
 
 def subtests(stdout):
@@ -40,6 +42,11 @@ def subtests(stdout):
             yield FAILED, name, '\n'.join(comments[:30])
 
 
+def skipped_cases(stdout):
+    """The reasons of an iotest to skip some of its cases."""
+    return CASE.findall(stdout)
+
+
 def exit_reason(stdout):
     lines = [line for line in stdout.splitlines() if line.startswith('SKIP ')]
     return lines[-1][5:] if lines else ''
@@ -63,8 +70,11 @@ def verdicts(test):
             reason = plan.group(1) if plan else exit_reason(stdout)
             return [(SKIPPED, '', reason)]
         if result in ('OK', 'EXPECTEDFAIL'):
-            return [(PASSED, '', '')]
-        return [(FAILED, '', last_words(test))]
+            found = [(PASSED, '', '')]
+        else:
+            found = [(FAILED, '', last_words(test))]
+        return found + [(SKIPPED, 'a case', words)
+                        for words in skipped_cases(stdout)]
     # Crashed, timed out or broke its plan: no subtest says so.
     if (result not in ('OK', 'SKIP', 'EXPECTEDFAIL')
             and not any(verdict == FAILED for verdict, _, _ in found)):

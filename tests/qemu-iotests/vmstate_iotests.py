@@ -182,6 +182,11 @@ class SnapshotTestCase(iotests.QMPTestCase):
         for path in self.files:
             iotests.try_remove(path)
 
+    def case_skip(self, reason: str) -> None:
+        """The log says which case it is, too"""
+        name = self.id().split('.', 1)[1]
+        super().case_skip(f'{name}: {reason}')
+
     # Images
 
     def create(self, *options: str, path: Optional[str] = None,
