@@ -65,57 +65,80 @@ class FaultTestCase(SnapshotTestCase):
     Whatever becomes of another save or revert: that snapshot has to be there
     afterwards, with its memory and its disk; and so has what the disk has now,
     unless it was reverted.  Every trial begins with a copy of the same image.
+
+    With more disks than 'disk' all snapshots are of all of them; what is
+    looked at here is that one.
     """
 
     ram_mib = 4
+    disks: Tuple[str, ...] = ('disk',)
+    # The one that has VM state
+    vmstate = 'disk'
     options: Tuple[str, ...] = ('cluster_size=4k',)
 
     def setUp(self) -> None:
         super().setUp()
         # What is done to a disk just now
         self.trial = ''
-        self.create(*self.options, size='16M')
+        for name in self.disks:
+            self.create(*self.options, path=self.path_of(name), size='16M')
+            self.write_patterns(name, 0x11, '1M')
         self.log = os.path.join(iotests.test_dir, 'vmstate-faults.log')
         self.files.append(self.log)
-        qemu_io('-f', 'qcow2', '-c', 'write -P 0x11 1M 1M', self.disk)
         self.start_vm()
         self.attach()
         self.vm.fill_ram(FIRST)
-        self.succeed(self.vm.save('first'))
+        self.succeed(self.save_all('first'))
         self.detach()
-        qemu_io('-f', 'qcow2', '-c', 'write -P 0x22 1536k 1M', self.disk)
+        for name in self.disks:
+            self.write_patterns(name, 0x22, '1536k')
         self.base = self.allocated()
-        self.pristine = self.add_file('pristine')
+        self.pristine = {name: self.add_file(f'pristine-{name}')
+                         for name in self.disks}
         self.keep_as_pristine()
         self.first_base = self.count_first()
-        self.first_disk = self.reference('first', '-l', 'snapshot.name=first')
+        self.first_disk = self.reference('first')
         self.now_disk = self.reference('now')
 
     def count_first(self) -> int:
         """What is allocated when the disk has been reverted"""
         self.attach()
-        self.succeed(self.vm.load('first'))
+        self.succeed(self.load_all('first'))
         self.detach()
         count = self.allocated()
         self.renew_disk()
         return count
+
+    def path_of(self, name: str) -> str:
+        return self.disk if name == 'disk' else disk_path(name)
+
+    def write_patterns(self, name: str, pattern: int, offset: str) -> None:
+        """No two disks get the same"""
+        pattern += self.disks.index(name)
+        qemu_io('-f', 'qcow2', '-c', f'write -P {pattern} {offset} 1M',
+                self.path_of(name))
 
     def add_file(self, name: str) -> str:
         path = disk_path(name)
         self.files.append(path)
         return path
 
-    def reference(self, name: str, *args: str) -> str:
-        path = self.add_file(f'reference-{name}')
-        qemu_img('convert', '-f', 'qcow2', '-O', 'raw', *args, self.disk, path)
+    def reference(self, version: str, name: str = 'disk') -> str:
+        """What a disk has now, or in the snapshot that is called @version"""
+        path = self.add_file(f'reference-{version}-{name}')
+        args = [] if version == 'now' else ['-l', f'snapshot.name={version}']
+        qemu_img('convert', '-f', 'qcow2', '-O', 'raw', *args,
+                 self.path_of(name), path)
         return path
 
     def keep_as_pristine(self) -> None:
         """Trials begin with what the disk is now"""
-        shutil.copyfile(self.disk, self.pristine)
+        for name, path in self.pristine.items():
+            shutil.copyfile(self.path_of(name), path)
 
     def renew_disk(self) -> None:
-        shutil.copyfile(self.pristine, self.disk)
+        for name, path in self.pristine.items():
+            shutil.copyfile(path, self.path_of(name))
 
     def assert_disk_is(self, reference: str, shared: bool = False) -> None:
         """Byte for byte"""
@@ -150,9 +173,9 @@ class FaultTestCase(SnapshotTestCase):
         else:
             self.assertEqual(match.group(2), '1', line)
 
-    def check_crashed(self) -> List[str]:
+    def check_crashed(self, path: Optional[str] = None) -> List[str]:
         """There are leaks at most; returns what there is"""
-        text = qemu_img('check', self.disk, check=False).stdout
+        text = qemu_img('check', path or self.disk, check=False).stdout
         leaks = re.findall(r'^Leaked cluster (\d+) .* reference=(\d+)$', text,
                            re.MULTILINE)
         references = {int(cluster): int(count) for cluster, count in leaks}
@@ -166,26 +189,43 @@ class FaultTestCase(SnapshotTestCase):
             found.append('leaks')
         return found
 
-    # A VM that has no disk but for a trial, and no device for that one
+    # A VM that has no disks but for a trial, and no devices for them
 
     def start_vm(self) -> SnapshotVM:
         vm = self.new_vm()
         vm.add_args('-D', self.log, '-trace', 'bdrv_co_preadv_part',
-                    '-trace', 'bdrv_co_pwritev_part')
+                    '-trace', 'bdrv_co_pwritev_part',
+                    '-trace', 'vmstate_qcow2_*')
         vm.launch()
         vm.cmd('x-snapshot-set-parameters', chunk_size=256 * KIB)
         return vm
 
     def attach(self, rules: Sequence[Node] = (),
                states: Sequence[Node] = ()) -> None:
-        image = faulty(file_node(self.disk), rules, states)
-        self.vm.cmd('blockdev-add', self.qcow2(file=image))
+        for name in self.disks:
+            image = faulty(file_node(self.path_of(name)), rules, states)
+            self.vm.cmd('blockdev-add', self.qcow2(name, file=image))
 
     def detach(self) -> None:
-        self.vm.cmd('blockdev-del', node_name='disk')
+        for name in self.disks:
+            self.vm.cmd('blockdev-del', node_name=name)
 
-    def snapshot_names(self) -> List[str]:
-        return [entry['name'] for entry in self.vm.snapshot_entries()]
+    def save_all(self, tag: str) -> Optional[str]:
+        error: Optional[str] = self.vm.save(tag, self.vmstate,
+                                            list(self.disks))
+        return error
+
+    def load_all(self, tag: str) -> Optional[str]:
+        error: Optional[str] = self.vm.load(tag, self.vmstate,
+                                            list(self.disks))
+        return error
+
+    def delete_all(self, tag: str) -> Optional[str]:
+        error: Optional[str] = self.vm.delete(tag, list(self.disks))
+        return error
+
+    def snapshot_names(self, name: str = 'disk') -> List[str]:
+        return [entry['name'] for entry in self.vm.snapshot_entries(name)]
 
     def do_round(self) -> None:
         """As if there had never been a fault; ends with the disk detached"""

@@ -127,15 +127,19 @@ class JobVM(SnapshotVM):
         """Instead of the files that are standard input and output"""
         self._wrapper = ('sh', '-c', 'exec "$@" <"$0" >"$0"', name)
 
-    def begin_save(self, tag: str = 's0',
-                   devices: Sequence[str] = ('disk',)) -> None:
-        self.cmd('snapshot-save', job_id=JOB, tag=tag, vmstate='disk',
+    def begin_save(self, tag: str = 's0', devices: Sequence[str] = ('disk',),
+                   vmstate: str = 'disk') -> None:
+        self.cmd('snapshot-save', job_id=JOB, tag=tag, vmstate=vmstate,
                  devices=list(devices))
 
-    def begin_load(self, tag: str = 's0',
-                   devices: Sequence[str] = ('disk',)) -> None:
-        self.cmd('snapshot-load', job_id=JOB, tag=tag, vmstate='disk',
+    def begin_load(self, tag: str = 's0', devices: Sequence[str] = ('disk',),
+                   vmstate: str = 'disk') -> None:
+        self.cmd('snapshot-load', job_id=JOB, tag=tag, vmstate=vmstate,
                  devices=list(devices))
+
+    def begin_delete(self, tag: str = 's0',
+                     devices: Sequence[str] = ('disk',)) -> None:
+        self.cmd('snapshot-delete', job_id=JOB, tag=tag, devices=list(devices))
 
     def job(self, name: str = JOB) -> Node:
         jobs: Any = self.cmd('query-jobs')

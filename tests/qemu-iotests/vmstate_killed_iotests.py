@@ -1,0 +1,385 @@
+# What the tests have in common that kill QEMU at any moment
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from typing import Callable, Dict, List
+
+from qemu.qmp import QMPError
+
+import iotests
+from iotests import qemu_img, qemu_img_check, qemu_io
+from vmstate_iotests import KIB, MIB, SOAK
+from vmstate_job_iotests import JobVM
+from vmstate_fault_iotests import CLUSTER, FIRST, NOW, SEED, \
+    FaultTestCase, note
+
+
+FACTOR = 15 if SOAK else 1
+
+# Every request takes as long, so that a moment is as likely to be in the few
+# ones that make a snapshot valid as in those of much data
+DELAY = 1500 * 1000
+
+DISK = 16 * MIB
+
+UNSUPPORTED_OPTIONS = ['refcount_bits=1', 'data_file', 'compat',
+                       'cluster_size', 'extended_l2', 'preallocation']
+
+
+def host_bytes(path: str) -> int:
+    info = os.stat(path)
+    return max(info.st_blocks * 512, info.st_size)
+
+
+class KilledDisk:
+    """An image, and copies of what was in it at several times"""
+
+    def __init__(self, path: str, first: str, following: str, current: str):
+        """
+        @first: what snapshot 'first' has
+        @following: what snapshot 'next' has, if there is one
+        @current: what the disk has now
+        """
+        self.path = path
+        self.first = first
+        self.next = following
+        self.current = current
+        self.limit = 0
+
+    def keep_next(self) -> None:
+        shutil.copyfile(self.current, self.next)
+
+    def assert_data(self, *references: str) -> str:
+        """
+        The disk has what one of @references has: that is the one now
+
+        Returns which one that is.
+        """
+        for reference in references:
+            same = qemu_img('compare', '-f', 'qcow2', '-F', 'raw', self.path,
+                            reference, check=False)
+            if same.returncode == 0:
+                if reference != self.current:
+                    shutil.copyfile(reference, self.current)
+                return reference
+        raise AssertionError(f'{self.path} is like none of {references}')
+
+    def write(self, offset: int, pattern: int) -> None:
+        size = 128 * KIB
+        qemu_io('-f', 'qcow2', '-c', f'write -P {pattern} {offset} {size}',
+                self.path)
+        with open(self.current, 'r+b') as disk:
+            disk.seek(offset)
+            disk.write(bytes([pattern]) * size)
+
+    def clusters(self) -> int:
+        """How many it needs: what is not zero was written"""
+        with open(self.current, 'rb') as disk:
+            return sum(1 for _ in range(DISK // CLUSTER)
+                       if any(disk.read(CLUSTER)))
+
+    def has_next(self) -> bool:
+        snapshots = iotests.qemu_img_info(self.path).get('snapshots', [])
+        return 'next' in (snapshot['name'] for snapshot in snapshots)
+
+
+class KilledTestCase(FaultTestCase):
+    """
+    The same images for all rounds, one QEMU a round
+
+    A QEMU takes back what the one before it has left, looks at all that has to
+    be there, and is killed in its turn.
+    """
+
+    rounds = 0
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.quit()
+        self.rounds *= FACTOR
+        self.source = random.Random(f'{SEED} {self.id()}')
+        self.images = [self.image(name) for name in self.disks]
+        self.next_ram = 0
+        self.outcomes: Dict[str, int] = {}
+        self.round = 0
+
+    def image(self, name: str) -> KilledDisk:
+        disk = KilledDisk(self.path_of(name), self.reference('first', name),
+                          self.add_file(f'next-{name}'),
+                          self.reference('now', name))
+        disk.limit = host_bytes(disk.path) + 2 * self.ram_mib * MIB
+        return disk
+
+    def tearDown(self) -> None:
+        note(f'{self.id()}: {self.rounds} kills, seed {SEED}, {self.outcomes}')
+        super().tearDown()
+
+    def count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def new_vm(self) -> JobVM:
+        assert self.vm is None
+        self.vm = JobVM(self.ram_mib)
+        vm: JobVM = self.vm
+        return vm
+
+    def attach_slow(self) -> None:
+        rule = {'event': 'none', 'errno': 0, 'delay-ns': DELAY}
+        self.attach([{**rule, 'iotype': 'write'}, {**rule, 'iotype': 'flush'}])
+
+    # After a crash
+
+    def look_at_crashed(self) -> None:
+        """What there is may be repaired now or later"""
+        for disk in self.images:
+            found = self.check_crashed(disk.path)
+            for what in found:
+                self.count(what)
+            if found and self.source.random() < 0.5:
+                qemu_img('check', '-r', 'leaks', disk.path)
+                self.assert_sound(disk.path)
+
+    def take_back(self) -> None:
+        """A save takes back all but leaks"""
+        self.attach()
+        self.succeed(self.save_all('whole'))
+        self.detach()
+        for disk in self.images:
+            if qemu_img_check(disk.path).get('leaks', 0):
+                qemu_img('check', '-r', 'leaks', disk.path)
+            self.assert_sound(disk.path, allocated=disk.clusters())
+        self.attach()
+        self.succeed(self.delete_all('whole'))
+        self.detach()
+
+    def verify_snapshots(self) -> None:
+        """All have their memory and their disks; 'next' is gone then"""
+        self.attach()
+        names = {name: self.snapshot_names(name) for name in self.disks}
+        self.detach()
+        for those in names.values():
+            self.assertEqual([name for name in those if name != 'next'],
+                             ['first'])
+        self.verify('first', FIRST, [disk.first for disk in self.images])
+        halves = sum('next' in those for those in names.values())
+        if halves == len(self.disks):
+            self.verify('next', self.next_ram,
+                        [disk.next for disk in self.images])
+        elif halves:
+            self.refuse_half()
+            if self.source.random() < 0.5:
+                self.save_over_half()
+        if halves:
+            self.delete_next()
+
+    def delete_next(self) -> None:
+        """From all disks that have it"""
+        self.attach()
+        self.succeed(self.delete_all('next'))
+        for name in self.disks:
+            self.assertEqual(self.snapshot_names(name), ['first'])
+        self.detach()
+
+    def refuse_half(self) -> None:
+        """'next' is on one disk only, so it can be seen but not be loaded"""
+        vm = self.vm
+        self.attach()
+        vm.fill_ram(NOW)
+        self.fail_with(vm.hmp_text('info snapshots'),
+                       'partial (non-loadable) snapshots', 'next')
+        self.fail_with(self.load_all('next'), "'next' does not exist in one "
+                       'or more devices')
+        self.fail_with(self.save_all('next'), "'next' already exists in one "
+                       'or more devices')
+        self.assertTrue(vm.ram_is(NOW))
+        self.assertEqual(vm.status(), 'running')
+        self.detach()
+        for disk in self.images:
+            disk.assert_data(disk.current)
+
+    def save_over_half(self) -> None:
+        """savevm replaces what has the same name, however much there is"""
+        vm = self.vm
+        self.fill_next()
+        self.attach()
+        self.assertIsNone(vm.hmp_text('savevm next'))
+        vm.scribble_ram()
+        self.assertIsNone(vm.hmp_text('loadvm next'))
+        self.assertTrue(vm.ram_is(self.next_ram))
+        self.detach()
+        for disk in self.images:
+            disk.assert_data(disk.next)
+
+    def verify(self, tag: str, ram: int, references: List[str]) -> None:
+        self.vm.scribble_ram()
+        self.attach()
+        self.succeed(self.load_all(tag))
+        self.assertTrue(self.vm.ram_is(ram), tag)
+        self.detach()
+        for disk, reference in zip(self.images, references):
+            disk.assert_data(reference)
+
+    # Rounds
+
+    def fill_next(self) -> None:
+        self.next_ram = 100 + self.round
+        self.vm.fill_ram(self.next_ram)
+        for disk in self.images:
+            disk.keep_next()
+
+    def save_next(self) -> None:
+        self.fill_next()
+        self.attach()
+        self.succeed(self.save_all('next'))
+        self.detach()
+
+    def time_of(self, begin: Callable[[], None]) -> float:
+        """How long the operation takes"""
+        self.attach_slow()
+        start = time.monotonic()
+        begin()
+        self.succeed(self.vm.conclude().get('error'))
+        duration = time.monotonic() - start
+        self.detach()
+        return duration
+
+    def moment(self) -> float:
+        """Any, but no two rounds share a part of the operation"""
+        return (self.round + self.source.random()) / self.rounds * 1.1
+
+    def kill_in(self, begin: Callable[[], None], duration: float) -> None:
+        """The command may not have been answered yet"""
+        self.attach_slow()
+        killer = threading.Timer(duration * self.moment(), os.kill,
+                                 (self.vm.get_pid(), signal.SIGKILL))
+        killer.start()
+        with contextlib.suppress(QMPError):
+            begin()
+        killer.join()
+        self.vm.kill()
+        self.vm = None
+        os.truncate(self.log, 0)
+
+    def count_next(self, everywhere: str, nowhere: str) -> None:
+        """On which disks there is a snapshot 'next' now"""
+        halves = [disk.has_next() for disk in self.images]
+        if all(halves):
+            self.count(everywhere)
+        elif not any(halves):
+            self.count(nowhere)
+        else:
+            self.count('on one disk')
+        for disk in self.images:
+            disk.assert_data(disk.current)
+
+    def look_at_it_all(self) -> None:
+        """What a crash has left is taken back, and nothing was lost"""
+        self.look_at_crashed()
+        self.start_vm()
+        steps = [self.take_back, self.verify_snapshots]
+        if self.source.random() < 0.5:
+            steps.reverse()
+        for step in steps:
+            step()
+        for disk in self.images:
+            self.assert_sound(disk.path, allocated=disk.clusters())
+            self.assertLess(host_bytes(disk.path), disk.limit)
+            disk.write(self.source.randrange(0, 3 * MIB, CLUSTER),
+                       self.source.randrange(1, 256))
+
+    def do_rounds(self, do_round: Callable[[], None]) -> None:
+        self.start_vm()
+        for self.round in range(self.rounds):
+            try:
+                do_round()
+                self.look_at_it_all()
+            except AssertionError as error:
+                raise AssertionError(f'round {self.round} of seed {SEED}') \
+                    from error
+        self.quit()
+
+
+class KilledSave(KilledTestCase):
+    def begin(self) -> None:
+        self.vm.begin_save('next', self.disks, self.vmstate)
+
+    def test_save(self) -> None:
+        self.start_vm()
+        self.fill_next()
+        duration = self.time_of(self.begin)
+        self.verify_snapshots()
+        self.quit()
+
+        def do_round() -> None:
+            self.fill_next()
+            self.kill_in(self.begin, duration)
+            self.count_next('saved', 'not saved')
+
+        self.do_rounds(do_round)
+        self.assertGreater(self.outcomes['not saved'], self.rounds // 4)
+
+
+class KilledDelete(KilledTestCase):
+    def begin(self) -> None:
+        self.vm.begin_delete('next', self.disks)
+
+    def test_delete(self) -> None:
+        self.start_vm()
+        self.save_next()
+        duration = self.time_of(self.begin)
+        self.quit()
+
+        def do_round() -> None:
+            self.save_next()
+            self.kill_in(self.begin, duration)
+            self.count_next('not deleted', 'deleted')
+
+        self.do_rounds(do_round)
+
+
+class KilledRevert(KilledTestCase):
+    def begin(self) -> None:
+        self.vm.begin_load('first', self.disks, self.vmstate)
+
+    def count_reverted(self) -> None:
+        reverted = [disk.assert_data(disk.current, disk.first) == disk.first
+                    for disk in self.images]
+        if all(reverted):
+            self.count('reverted')
+        elif not any(reverted):
+            self.count('not reverted')
+        else:
+            self.count('one disk reverted')
+
+    def test_revert(self) -> None:
+        self.start_vm()
+        duration = self.time_of(self.begin)
+        self.count_reverted()
+        self.assertEqual(self.outcomes, {'reverted': 1})
+        self.outcomes.clear()
+        self.quit()
+
+        def do_round() -> None:
+            self.kill_in(self.begin, duration)
+            self.count_reverted()
+
+        self.do_rounds(do_round)
+        kinds = {'reverted', 'one disk reverted', 'not reverted'}
+        self.assertGreater(len(self.outcomes.keys() & kinds), 1)
+
+
+def main() -> None:
+    # A monitor that hangs up is no news here
+    logging.getLogger('qemu').setLevel(logging.CRITICAL)
+    iotests.main(supported_fmts=['qcow2'],
+                 supported_protocols=['file'],
+                 required_fmts=['blkdebug'],
+                 unsupported_imgopts=UNSUPPORTED_OPTIONS)
