@@ -23,6 +23,7 @@ ENOSPC = 28
 FIRST = 1
 NOW = 2
 AGAIN = 3
+SECOND = 4
 
 # Of the disk of FaultTestCase
 CLUSTER = 4 * KIB
@@ -289,6 +290,14 @@ class EveryRequest(FaultTestCase):
         note(f'{self.id()}: {"soak" if SOAK else "short"}, {self.outcomes}, '
              f'leaks: {self.leaky_trials}')
         super().tearDown()
+
+    def add_second(self) -> None:
+        """Another snapshot, which is like the disk is now"""
+        self.attach()
+        self.vm.fill_ram(SECOND)
+        self.succeed(self.vm.save('second'))
+        self.detach()
+        self.keep_as_pristine()
 
     def measure(self, operation: Callable[[], Optional[str]]
                 ) -> Dict[str, List[Request]]:
