@@ -119,7 +119,9 @@ class KilledTestCase(FaultTestCase):
         return disk
 
     def tearDown(self) -> None:
-        note(f'{self.id()}: {self.rounds} kills, seed {SEED}, {self.outcomes}')
+        if self.rounds:
+            note(f'{self.id()}: {self.rounds} kills, seed {SEED}, '
+                 f'{self.outcomes}')
         super().tearDown()
 
     def count(self, outcome: str) -> None:
