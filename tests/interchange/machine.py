@@ -20,11 +20,19 @@ qemu_qtest = importlib.import_module('qemu.machine.qtest')
 
 
 KIB = 1024
+GIB = 1024 * MIB
 PAGE = 4 * KIB
 
 RAM_SIZE = 16 * MIB
-# What the guest's RAM is seen at; between the two are devices and firmware
-LOW_RAM = ((0, 640 * KIB), (1 * MIB, RAM_SIZE - 1 * MIB))
+# What is left below 4 GiB of RAM that is split
+LOW_RAM_SIZE = 8 * MIB
+# Between these parts are devices and firmware
+LOWEST_RAM, EXTENDED_RAM, HIGH_RAM = 0, 1 * MIB, 4 * GIB
+LOWEST_RAM_SIZE = 640 * KIB
+
+# A DIMM's place, with room for larger ones, wherever other RAM ends
+DIMM_AT, DIMM_STEP = 6 * GIB, 64 * MIB
+DIMM_SLOTS = 4
 
 # A qtest command has no more than this
 PIECE = 64 * KIB
@@ -68,6 +76,14 @@ PIT_CONTROL, PIT_CHANNEL_2 = 0x43, 0x42
 PIT_SET_CHANNEL_2 = 0xb6
 # Latch the status of channel 2
 PIT_STATUS_2 = 0xe8
+
+# ACPI's registers of DIMMs: the slot that the others are about, what the guest
+# made of an event there, and flags
+MEMHP_SLOT, MEMHP_OST_EVENT, MEMHP_OST_STATUS, MEMHP_FLAGS = \
+    0xa00, 0xa04, 0xa08, 0xa14
+# Of the flags: there is a new DIMM; the guest is to give it back; it does so.
+# It writes the first two when it has seen them.
+MEMHP_INSERTING, MEMHP_REMOVING, MEMHP_EJECT = 0x02, 0x04, 0x08
 
 
 def pages_of(rng, kind, at, count):
@@ -130,6 +146,26 @@ def require(condition, what):
         raise VMError(what)
 
 
+def fixed_ram(split):
+    """
+    (Address, offset in QEMU's block, size) of each part of RAM that is no DIMM.
+
+    @split: the second half of it is above 4 GiB
+    """
+    low_size = LOW_RAM_SIZE if split else RAM_SIZE
+    parts = [(LOWEST_RAM, LOWEST_RAM, LOWEST_RAM_SIZE),
+             (EXTENDED_RAM, EXTENDED_RAM, low_size - EXTENDED_RAM)]
+    if split:
+        parts.append((HIGH_RAM, low_size, RAM_SIZE - low_size))
+    return parts
+
+
+def dimm_options(number):
+    """What a DIMM needs to be in the same place in each VM."""
+    return {'id': f'dimm{number}', 'memdev': f'mem{number}', 'slot': number,
+            'addr': DIMM_AT + number * DIMM_STEP}
+
+
 class StillVM(qemu_qtest.QEMUQtestMachine):
     """
     QEMU with nothing that runs; use it as a context manager.
@@ -137,11 +173,13 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
     @tree: the build folder of the QEMU
     @machine: type of machine
     @disks: Images; their nodes are disk0 and so on
-    @dimms: sizes of DIMMs that it begins with, in bytes
     @folder: for logs and files of the test
+    @dimms: {number: size in bytes} of DIMMs that it begins with
+    @split: half of its RAM is above 4 GiB
     """
 
-    def __init__(self, tree, machine, disks, folder, dimms=(), args=()):
+    def __init__(self, tree, machine, disks, folder, dimms=None, split=False,
+                 args=()):
         super().__init__(str(tree / 'qemu-system-x86_64'),
                          wrapper=('setpriv', '--pdeathsig', 'KILL'),
                          base_temp_dir=str(folder))
@@ -149,21 +187,23 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
         self.disks = disks
         self._folder = Path(folder)
         self._jobs = 0
-        self.set_machine(machine)
+        self._split = split
+        self.set_machine(f'{machine},max-ram-below-4g={LOW_RAM_SIZE}'
+                         if split else machine)
         # The log would have all that is written to RAM.  The real-time clock
         # would be the host's, which goes on while the VM is stopped.
         self.add_args('-nodefaults', '-vga', 'std', '-display', 'none', '-m',
-                      f'{RAM_SIZE // MIB}M,slots=4,maxmem=1G',
+                      f'{RAM_SIZE // MIB}M,slots={DIMM_SLOTS},maxmem=1G',
                       '-qtest-log', '/dev/null', '-rtc', 'clock=vm', *args)
         for number, image in enumerate(disks):
             self.add_args('-blockdev', json.dumps({
                 'driver': 'qcow2', 'node-name': f'disk{number}',
                 'file': {'driver': 'file', 'filename': str(image.path)}}),
                 '-device', f'virtio-blk-pci,drive=disk{number},share-rw=on')
-        for number, size in enumerate(dimms):
+        for number, size in (dimms or {}).items():
             self.add_args('-object', f'memory-backend-ram,id=mem{number},'
-                          f'size={size}', '-device',
-                          f'pc-dimm,id=dimm{number},memdev=mem{number}')
+                          f'size={size}', '-device', json.dumps(
+                              {'driver': 'pc-dimm', **dimm_options(number)}))
 
     def __enter__(self):
         try:
@@ -184,14 +224,32 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
         """Add a DIMM to the VM that runs."""
         self.cmd('object-add', qom_type='memory-backend-ram',
                  id=f'mem{number}', size=size)
-        self.cmd('device_add', driver='pc-dimm', id=f'dimm{number}',
-                 memdev=f'mem{number}')
+        self.cmd('device_add', driver='pc-dimm', **dimm_options(number))
+
+    def unplug(self, number):
+        """
+        Take a DIMM out of the VM that runs.
+
+        That needs a guest that gives it back, through ACPI.
+        """
+        self.cmd('device_del', id=f'dimm{number}')
+        self._select_slot(number)
+        require(self._in(MEMHP_FLAGS) & MEMHP_REMOVING,
+                f'{self.label}: the guest is not asked for DIMM {number}')
+        for flag in (MEMHP_INSERTING, MEMHP_REMOVING, MEMHP_EJECT):
+            self._out(MEMHP_FLAGS, flag)
+        require(self.event_wait('DEVICE_DELETED', timeout=PATIENCE, match={
+            'data': {'device': f'dimm{number}'}})
+                and not self._in(MEMHP_FLAGS),
+                f'{self.label}: DIMM {number} was not unplugged')
+        self.cmd('object-del', id=f'mem{number}')
 
     # RAM
 
     def ram(self):
         """(Name of the part, address, size) of all guest RAM."""
-        found = [(f'ram-{at:#x}', at, size) for at, size in LOW_RAM]
+        found = [(f'ram-{at:#x}', at, size)
+                 for at, _, size in fixed_ram(self._split)]
         for device in self.cmd('query-memory-devices'):
             dimm = device['data']
             found.append((dimm['id'], dimm['addr'], dimm['size']))
@@ -226,6 +284,25 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
     def _in(self, port):
         return int(self._ask(f'inb {port:#x}'), 16)
 
+    def _select_slot(self, number):
+        self._ask(f'outl {MEMHP_SLOT:#x} {number:#x}')
+
+    def _write_slots(self, rng):
+        for number in range(DIMM_SLOTS):
+            self._select_slot(number)
+            for port in (MEMHP_OST_EVENT, MEMHP_OST_STATUS):
+                self._ask(f'outl {port:#x} {rng.randrange(1 << 31):#x}')
+
+    def _slots(self):
+        found = {}
+        for number in range(DIMM_SLOTS):
+            self._select_slot(number)
+            found[f'flags of slot {number}'] = self._in(MEMHP_FLAGS)
+        for slot in self.cmd('query-acpi-ospm-status'):
+            for what in ('source', 'status'):
+                found[f'{what} in slot {slot["slot"]}'] = slot[what]
+        return found
+
     def _write_registers(self, seed):
         rng = random.Random(f'{seed}-registers')
         self._out(VGA_MISC_WRITE, VGA_HAS_COLOURS)
@@ -241,6 +318,7 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
         self._out(PIT_CONTROL, PIT_SET_CHANNEL_2 | seed % 2)
         for _ in range(2):
             self._out(PIT_CHANNEL_2, rng.randrange(256))
+        self._write_slots(rng)
 
     def registers(self):
         """What can be read back, as {name: value}."""
@@ -255,6 +333,7 @@ class StillVM(qemu_qtest.QEMUQtestMachine):
             found[f'palette[{index}]'] = self._in(PALETTE_DATA)
         self._out(PIT_CONTROL, PIT_STATUS_2)
         found['PIT status'] = self._in(PIT_CHANNEL_2)
+        found.update(self._slots())
         return found
 
     # All of it
