@@ -28,8 +28,8 @@
 #include "block/snapshot.h"
 #include "block/vmstate.h"
 #include "../migration/channel-vmstate.h"
-#include "../migration/qemu-file.h"
 #include "vmstate-test-driver.h"
+#include "vmstate-test-fields.h"
 
 #define PAGE_BYTES (4 * KiB)
 #define DISK_BYTES (1 * MiB)
@@ -148,50 +148,13 @@ static void image_check_rest(ChannelTest *ct, unsigned cluster_size)
 
 /* Pieces of a stream */
 
-static void put_field(QEMUFile *f, const uint8_t *p, size_t bytes)
-{
-    switch (bytes) {
-    case 1:
-        qemu_put_byte(f, *p);
-        break;
-    case 2:
-        qemu_put_be16(f, lduw_be_p(p));
-        break;
-    case 4:
-        qemu_put_be32(f, ldl_be_p(p));
-        break;
-    case 8:
-        qemu_put_be64(f, ldq_be_p(p));
-        break;
-    default:
-        qemu_put_buffer(f, p, bytes);
-        break;
-    }
-}
-
 static void coroutine_mixed_fn check_field(QEMUFile *f, const uint8_t *p,
                                            size_t bytes)
 {
     uint8_t found[PAGE_BYTES];
 
-    switch (bytes) {
-    case 1:
-        g_assert_cmphex(qemu_get_byte(f), ==, *p);
-        break;
-    case 2:
-        g_assert_cmphex(qemu_get_be16(f), ==, lduw_be_p(p));
-        break;
-    case 4:
-        g_assert_cmphex(qemu_get_be32(f), ==, (uint32_t)ldl_be_p(p));
-        break;
-    case 8:
-        g_assert_cmphex(qemu_get_be64(f), ==, ldq_be_p(p));
-        break;
-    default:
-        g_assert_cmpuint(qemu_get_buffer(f, found, bytes), ==, bytes);
-        g_assert_cmpmem(found, bytes, p, bytes);
-        break;
-    }
+    g_assert_cmpuint(vmstate_test_get_field(f, found, bytes), ==, bytes);
+    g_assert_cmpmem(found, bytes, p, bytes);
 }
 
 /* Many pages in a row, then some fields of a device, most of them small */
@@ -230,7 +193,7 @@ static void coroutine_mixed_fn write_stream(void *opaque)
         } else {
             size_t bytes = random_field(ct);
 
-            put_field(ct->f, p, bytes);
+            vmstate_test_put_field(ct->f, p, bytes);
             ct->pos += bytes;
         }
         /* RAM is cut by time */

@@ -84,6 +84,16 @@ static void test_reader(VmstateTest *t)
     run_sequences(t, vmstate_model_read);
 }
 
+static void test_put(VmstateTest *t)
+{
+    run_sequences(t, vmstate_model_put);
+}
+
+static void test_get(VmstateTest *t)
+{
+    run_sequences(t, vmstate_model_get);
+}
+
 int main(int argc, char **argv)
 {
     const struct sigaction action = { .sa_handler = say_current };
@@ -93,6 +103,11 @@ int main(int argc, char **argv)
     };
     static const VmstateTestEntry reader[] = {
         { "sequences", test_reader },
+        { }
+    };
+    static const VmstateTestEntry file[] = {
+        { "put", test_put },
+        { "get", test_get },
         { }
     };
 
@@ -107,6 +122,7 @@ int main(int argc, char **argv)
 
     vmstate_test_add("/vmstate-model/writer", writer);
     vmstate_test_add("/vmstate-model/reader", reader);
+    vmstate_test_add("/vmstate-model/file", file);
 
     return g_test_run();
 }

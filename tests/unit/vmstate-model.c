@@ -13,28 +13,18 @@
 #include "block/vmstate-reader.h"
 #include "block/vmstate-writer.h"
 #include "../../migration/channel-vmstate.h"
-#include "vmstate-model.h"
+#include "vmstate-model-int.h"
 
 #define MAX_NIOV 64
 
 /* What the consumer's memory contains where the reader has no business */
 #define UNTOUCHED 0x33
 
-/* Longer streams than these only take longer */
-#define MAX_WRITTEN (24 * MiB)
-#define MAX_STATE (9 * MiB)
-
 static const int model_errors[] = { EIO, ENOSPC, EPERM, ENOMEM };
 
-/* The sequence */
+/* Storage and surroundings, which are the same for all kinds of stream */
 
-typedef struct Sequence {
-    const uint8_t *next;
-    size_t left;
-} Sequence;
-
-/* A number below @limit; 0 behind the end of the sequence */
-static uint32_t take(Sequence *seq, uint32_t limit)
+uint32_t take(Sequence *seq, uint32_t limit)
 {
     size_t bytes = limit <= 0x100 ? 1 : limit <= 0x10000 ? 2 : 4;
     uint32_t value;
@@ -49,16 +39,7 @@ static uint32_t take(Sequence *seq, uint32_t limit)
     return value % limit;
 }
 
-/* Storage and surroundings, which are the same for both kinds of stream */
-
-typedef struct Model {
-    VmstateTest *t;
-    Sequence *seq;
-    unsigned checked;       /* requests in the log that the model knows */
-    bool moved;             /* the node is in another AioContext than t->ctx */
-} Model;
-
-static void model_init(Model *m, VmstateTest *t, Sequence *seq)
+void model_init(Model *m, VmstateTest *t, Sequence *seq)
 {
     *m = (Model) {
         .t = t,
@@ -69,8 +50,7 @@ static void model_init(Model *m, VmstateTest *t, Sequence *seq)
     g_rand_set_seed(t->node->rand, take(m->seq, 0x10000));
 }
 
-/* How fast storage answers from now on */
-static void model_set_pace(Model *m)
+void model_set_pace(Model *m)
 {
     VmstateTestNode *node = m->t->node;
     uint32_t pace = take(m->seq, 64);
@@ -87,8 +67,7 @@ static void model_set_pace(Model *m)
     node->max_turns = pace;
 }
 
-/* One of the next @within requests fails, or some from it on, or none */
-static void model_inject_error(Model *m, VmstateTestOp op, unsigned within)
+void model_inject_error(Model *m, VmstateTestOp op, unsigned within)
 {
     unsigned first = vmstate_test_started(m->t->node, op) + 1 +
                      take(m->seq, within);
@@ -98,7 +77,7 @@ static void model_inject_error(Model *m, VmstateTestOp op, unsigned within)
     vmstate_test_fail(m->t->node, op, first, count, err);
 }
 
-static void model_move_node(Model *m)
+void model_move_node(Model *m)
 {
     VmstateTest *t = m->t;
     AioContext *main_ctx = qemu_get_aio_context();
@@ -110,14 +89,13 @@ static void model_move_node(Model *m)
                                 &error_abort);
 }
 
-static void model_drain(Model *m)
+void model_drain(Model *m)
 {
     bdrv_drained_begin(m->t->bs);
     bdrv_drained_end(m->t->bs);
 }
 
-/* Some turns of the main loop, in which requests may end or may not */
-static void model_turns(Model *m)
+void model_turns(Model *m)
 {
     unsigned turns = take(m->seq, 32);
 
@@ -126,12 +104,61 @@ static void model_turns(Model *m)
     }
 }
 
-static void model_close(Model *m)
+void model_close(Model *m)
 {
     if (m->moved) {
         model_move_node(m);
     }
     g_assert_cmpuint(vmstate_test_in_flight(m->t->node), ==, 0);
+}
+
+void model_set_bad_range(Model *m, int64_t from)
+{
+    VmstateTestNode *node = m->t->node;
+    int64_t offset = MAX(from + (int64_t)take(m->seq, 4 * MiB), 0);
+    int64_t bytes = take(m->seq, 2) ? take(m->seq, 0x10000) : 0;
+
+    QEMU_LOCK_GUARD(&node->lock);
+    node->bad_offset = offset;
+    node->bad_bytes = bytes;
+}
+
+void model_check_written(VmstateTestNode *node, const VmstateTestRequest *req)
+{
+    g_assert_cmpuint(req->offset + req->bytes, <=, node->data->len);
+    g_assert(vmstate_test_matches(node->data->data + req->offset, req->offset,
+                                  req->bytes));
+}
+
+void model_check_write_error(VmstateTestNode *node, const char *text)
+{
+    bool wrote = false;
+    unsigned i;
+
+    QEMU_LOCK_GUARD(&node->lock);
+    g_assert_cmpint(node->first_errno, >, 0);
+    for (i = 0; i < node->log->len; i++) {
+        VmstateTestRequest *req = &g_array_index(node->log, VmstateTestRequest,
+                                                 i);
+
+        wrote |= req->op == VMSTATE_TEST_WRITE && req->ended && req->ret < 0;
+    }
+    vmstate_test_check_error_text(text, node->first_errno,
+                                  wrote ? node->failed_offset : -1);
+}
+
+bool model_all_are(const uint8_t *buf, size_t bytes, uint8_t value)
+{
+    return !bytes || (buf[0] == value && !memcmp(buf, buf + 1, bytes - 1));
+}
+
+bool model_matches(const uint8_t *buf, int64_t pos, size_t bytes,
+                   int64_t stored)
+{
+    size_t model = MIN(bytes, MAX(stored - pos, 0));
+
+    return vmstate_test_matches(buf, pos, model) &&
+           model_all_are(buf + model, bytes - model, 0);
 }
 
 /* The next request that the model does not know, or NULL.  With the lock. */
@@ -220,15 +247,6 @@ static void writer_check_new_requests(WriterModel *wm)
     g_assert_cmpuint(node->started_after_failure, ==, 0);
 }
 
-/* Called with the lock held */
-static void writer_check_data(VmstateTestNode *node,
-                              const VmstateTestRequest *req)
-{
-    g_assert_cmpuint(req->offset + req->bytes, <=, node->data->len);
-    g_assert(vmstate_test_matches(node->data->data + req->offset, req->offset,
-                                  req->bytes));
-}
-
 /* With nothing in flight */
 static void writer_check_stats(WriterModel *wm)
 {
@@ -248,7 +266,7 @@ static void writer_check_stats(WriterModel *wm)
             bytes += req->bytes;
             max_request = MAX(max_request, req->bytes);
             if (i >= wm->verified) {
-                writer_check_data(node, req);
+                model_check_written(node, req);
             }
         }
     }
@@ -275,24 +293,13 @@ static void writer_check_first_error(WriterModel *wm)
 {
     VmstateTestNode *node = wm->m.t->node;
     const char *text = error_get_pretty(wm->err);
-    bool wrote = false;
-    unsigned i;
 
     wm->error = g_strdup(text);
     if (is_cancelled(text)) {
         g_assert(wm->cancelled || wm->end == WRITER_ABORTED);
         return;
     }
-    QEMU_LOCK_GUARD(&node->lock);
-    g_assert_cmpint(node->first_errno, >, 0);
-    for (i = 0; i < node->log->len; i++) {
-        VmstateTestRequest *req = &g_array_index(node->log, VmstateTestRequest,
-                                                 i);
-
-        wrote |= req->op == VMSTATE_TEST_WRITE && req->ended && req->ret < 0;
-    }
-    vmstate_test_check_error_text(text, node->first_errno,
-                                  wrote ? node->failed_offset : -1);
+    model_check_write_error(node, text);
 }
 
 /* After each call that can fail */
@@ -758,22 +765,12 @@ static void reader_check_stats(ReaderModel *rm)
                      stats.max_in_flight);
 }
 
-static bool all_are(const uint8_t *buf, size_t bytes, uint8_t value)
-{
-    return !bytes || (buf[0] == value && !memcmp(buf, buf + 1, bytes - 1));
-}
-
-/* Model stream up to what is stored, then zeroes, then untouched memory */
+/* Then untouched memory */
 static void reader_check_bytes(ReaderModel *rm, size_t delivered)
 {
-    size_t model = 0;
-
-    if (rm->pos < rm->stored) {
-        model = MIN(delivered, rm->stored - rm->pos);
-    }
-    g_assert(vmstate_test_matches(rm->buf, rm->pos, model));
-    g_assert(all_are(rm->buf + model, delivered - model, 0));
-    g_assert(all_are(rm->buf + delivered, rm->bytes - delivered, UNTOUCHED));
+    g_assert(model_matches(rm->buf, rm->pos, delivered, rm->stored));
+    g_assert(model_all_are(rm->buf + delivered, rm->bytes - delivered,
+                           UNTOUCHED));
 }
 
 static void coroutine_mixed_fn read_party(void *opaque)
@@ -932,18 +929,6 @@ static void reader_wait(ReaderModel *rm)
     }
 }
 
-/* Some bytes that cannot be read, from now on */
-static void reader_set_bad_range(ReaderModel *rm)
-{
-    VmstateTestNode *node = rm->m.t->node;
-    int64_t offset = reader_end(rm) - KiB + (int64_t)take(rm->m.seq, 4 * MiB);
-    int64_t bytes = take(rm->m.seq, 2) ? take(rm->m.seq, 0x10000) : 0;
-
-    QEMU_LOCK_GUARD(&node->lock);
-    node->bad_offset = MAX(offset, 0);
-    node->bad_bytes = bytes;
-}
-
 static void reader_step(ReaderModel *rm)
 {
     Model *m = &rm->m;
@@ -956,7 +941,7 @@ static void reader_step(ReaderModel *rm)
         model_inject_error(m, VMSTATE_TEST_READ, 8);
         break;
     case 3:
-        reader_set_bad_range(rm);
+        model_set_bad_range(m, reader_end(rm) - KiB);
         break;
     case 4:
         model_move_node(m);

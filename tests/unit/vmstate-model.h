@@ -28,5 +28,8 @@
 typedef void VmstateModelFunc(VmstateTest *t, const uint8_t *data, size_t size);
 VmstateModelFunc vmstate_model_write;
 VmstateModelFunc vmstate_model_read;
+/* The same through a QEMUFile */
+VmstateModelFunc vmstate_model_put;
+VmstateModelFunc vmstate_model_get;
 
 #endif /* TESTS_VMSTATE_MODEL_H */
