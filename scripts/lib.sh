@@ -72,6 +72,9 @@ no_option()
 # 13 have this one.
 clang='clang-19'
 
+# A build changes its folder.
+[[ $build == /* ]] || die "QFS_BUILD_DIR: $build is no absolute path"
+[ -r "$base_lock" ] || die "QFS_BASE_LOCK: there is no file $base_lock"
 # shellcheck source=base.lock
 . "$base_lock"
 
