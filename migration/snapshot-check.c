@@ -80,6 +80,15 @@ static bool snapshot_check_devices(strList *devices, Error **errp)
     return true;
 }
 
+static bool snapshot_check_migration(Error **errp)
+{
+    if (migration_is_running()) {
+        error_setg(errp, "There's a migration process in progress");
+        return false;
+    }
+    return true;
+}
+
 bool snapshot_check_save(const char *name, strList *devices, Error **errp)
 {
     static const MigrationCapability caps[] = {
@@ -88,7 +97,8 @@ bool snapshot_check_save(const char *name, strList *devices, Error **errp)
         MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
     };
 
-    return snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp) &&
+    return snapshot_check_migration(errp) &&
+           snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp) &&
            snapshot_check_name(name, errp) &&
            snapshot_check_devices(devices, errp);
 }
@@ -100,7 +110,8 @@ bool snapshot_check_load(Error **errp)
         MIGRATION_CAPABILITY_MAPPED_RAM,
     };
 
-    return snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp);
+    return snapshot_check_migration(errp) &&
+           snapshot_check_capabilities(caps, ARRAY_SIZE(caps), errp);
 }
 
 /* What is looked at, for messages */

@@ -32,18 +32,20 @@ int snapshot_exists_on_any(const char *name, bool has_devices,
  * @name: NULL if the name is to be made
  * @devices: the nodes by name; NULL for all of them
  *
- * Looks at the names as such, not at what they stand for, and at migration
- * capabilities: some change what is in the stream, or look for channels besides
- * it.
+ * Looks at the names as such, not at what they stand for, whether a migration
+ * is under way, and at migration capabilities: some change what is in the
+ * stream, or look for channels besides it.
  *
  * Main loop thread.  Returns false with @errp naming what stands against it.
  */
 bool snapshot_check_save(const char *name, strList *devices, Error **errp);
 
 /**
- * snapshot_check_load: Do migration capabilities allow to load a snapshot?
+ * snapshot_check_load: Do migrations allow to load a snapshot?
  *
- * Main loop thread.  Returns false with @errp naming the capability.
+ * One that is under way does not, and neither do some capabilities.
+ *
+ * Main loop thread.  Returns false with @errp naming what stands against it.
  */
 bool snapshot_check_load(Error **errp);
 

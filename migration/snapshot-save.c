@@ -51,14 +51,8 @@ typedef struct SnapshotSave {
 
 static bool snapshot_save_check_core(SnapshotOp *op, Error **errp)
 {
-    if (migration_is_blocked(errp)) {
-        return false;
-    }
-    if (migration_is_running()) {
-        error_setg(errp, "There's a migration process in progress");
-        return false;
-    }
-    return snapshot_check_save(op->name, op->devices, errp);
+    return !migration_is_blocked(errp) &&
+           snapshot_check_save(op->name, op->devices, errp);
 }
 
 static bool snapshot_save_make_room_for_name(SnapshotOp *op, Error **errp)
@@ -146,6 +140,17 @@ static uint64_t snapshot_save_sample(SnapshotOp *op)
     return op->total - MIN(op->total, ram_bytes_remaining());
 }
 
+/* What the stream has to say is the cause of anything else that failed */
+static void snapshot_save_explain(SnapshotSave *s)
+{
+    if (qemu_file_get_error(s->file)) {
+        error_free(s->err);
+        s->err = NULL;
+        snapshot_stream_set_error(s->file, s->ret,
+                                  "Error while writing VM state", &s->err);
+    }
+}
+
 static void snapshot_save_open(SnapshotSave *s)
 {
     snapshot_op_enter(SNAPSHOT_PHASE_SETUP);
@@ -170,6 +175,7 @@ static void snapshot_save_open(SnapshotSave *s)
     qemu_savevm_state_header(s->file);
     s->ret = qemu_savevm_state_setup(s->file, &s->err);
     if (s->ret < 0) {
+        snapshot_save_explain(s);
         return;
     }
     snapshot_op_open(s->op, s->file, ram_bytes_total(), snapshot_save_sample);
@@ -267,10 +273,7 @@ static void snapshot_save_device_state(void *opaque)
         qemu_savevm_state_complete_precopy(s->file, false);
     }
     s->ret = qemu_file_get_error(s->file);
-    if (s->ret < 0) {
-        snapshot_stream_set_error(s->file, s->ret,
-                                  "Error while writing VM state", &s->err);
-    }
+    snapshot_save_explain(s);
     snapshot_save_leave_core(s);
 }
 
