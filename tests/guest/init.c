@@ -48,6 +48,9 @@
 #define DIRTY_STRIDE        512
 #define DISK_CHUNK          (1 * MiB)
 
+/* What QEMU looks at when it leaves out zeroes */
+#define PAGE_WORDS          (4096 / sizeof(uint64_t))
+
 typedef struct Mismatch {
     uint64_t first;             /* byte offset of the first wrong word */
     uint64_t wanted;
@@ -57,7 +60,8 @@ typedef struct Mismatch {
 
 typedef struct Command {
     const char *name;
-    int num_args;
+    int min_args;
+    int max_args;               /* those left out are 0 */
     void (*run)(const uint64_t *args);
 } Command;
 
@@ -125,6 +129,16 @@ static inline uint64_t pattern(uint64_t seed, uint64_t pos)
     return x ^ (x >> 32);
 }
 
+/*
+ * Whether the page that @pos is in has to be zero, as @percent of all have
+ *
+ * They are strewn about, so that no part of memory is all of one kind.
+ */
+static bool is_zero_page(uint64_t seed, uint64_t percent, uint64_t pos)
+{
+    return pattern(~seed, pos / PAGE_WORDS) % 100 < percent;
+}
+
 /* Seeds 1, 2, 3 must not give the same sequence at shifted positions */
 static uint64_t scramble(uint64_t seed)
 {
@@ -180,18 +194,50 @@ static uint64_t slice_at(uint64_t offset, uint64_t size, uint64_t slice)
     return size - offset < slice ? size - offset : slice;
 }
 
+/* A slice begins and ends at a page, because memory does */
+static void fill_slice(uint64_t seed, uint64_t percent, uint64_t pos,
+                       uint64_t count)
+{
+    for (uint64_t end = pos + count; pos < end; pos += PAGE_WORDS) {
+        if (is_zero_page(seed, percent, pos)) {
+            memset(memory + pos, 0, PAGE_WORDS * sizeof(uint64_t));
+        } else {
+            fill_words(memory + pos, seed, pos, PAGE_WORDS);
+        }
+    }
+}
+
 static void cmd_fill(const uint64_t *args)
 {
     uint64_t seed = scramble(args[0]);
 
     for (uint64_t off = 0; off < memory_size; off += SLICE) {
-        uint64_t pos = off / sizeof(uint64_t);
-
-        fill_words(memory + pos, seed, pos,
+        fill_slice(seed, args[1], off / sizeof(uint64_t),
                    slice_at(off, memory_size, SLICE) / sizeof(uint64_t));
         say_progress(off, memory_size);
     }
     say("ok fill %" PRIu64, memory_size);
+}
+
+static void check_zeroes(uint64_t pos, Mismatch *bad)
+{
+    for (uint64_t i = pos; i < pos + PAGE_WORDS; i++) {
+        if (memory[i]) {
+            note_mismatch(bad, i, 0, memory[i]);
+        }
+    }
+}
+
+static void check_slice(uint64_t seed, uint64_t percent, uint64_t pos,
+                        uint64_t count, Mismatch *bad)
+{
+    for (uint64_t end = pos + count; pos < end; pos += PAGE_WORDS) {
+        if (is_zero_page(seed, percent, pos)) {
+            check_zeroes(pos, bad);
+        } else {
+            check_words(memory + pos, seed, pos, PAGE_WORDS, bad);
+        }
+    }
 }
 
 static void cmd_verify(const uint64_t *args)
@@ -200,9 +246,7 @@ static void cmd_verify(const uint64_t *args)
     Mismatch bad = { 0 };
 
     for (uint64_t off = 0; off < memory_size; off += SLICE) {
-        uint64_t pos = off / sizeof(uint64_t);
-
-        check_words(memory + pos, seed, pos,
+        check_slice(seed, args[1], off / sizeof(uint64_t),
                     slice_at(off, memory_size, SLICE) / sizeof(uint64_t),
                     &bad);
         say_progress(off, memory_size);
@@ -480,15 +524,15 @@ static bool open_port(void)
 /* The main loop */
 
 static const Command commands[] = {
-    { "fill", 1, cmd_fill },
-    { "verify", 1, cmd_verify },
-    { "dirty", 1, cmd_dirty },
-    { "poke", 1, cmd_poke },
-    { "size", 0, cmd_size },
-    { "count", 0, cmd_count },
-    { "disk-fill", 2, cmd_disk_fill },
-    { "disk-verify", 2, cmd_disk_verify },
-    { "poweroff", 0, cmd_poweroff },
+    { "fill", 1, 2, cmd_fill },
+    { "verify", 1, 2, cmd_verify },
+    { "dirty", 1, 1, cmd_dirty },
+    { "poke", 1, 1, cmd_poke },
+    { "size", 0, 0, cmd_size },
+    { "count", 0, 0, cmd_count },
+    { "disk-fill", 2, 2, cmd_disk_fill },
+    { "disk-verify", 2, 2, cmd_disk_verify },
+    { "poweroff", 0, 0, cmd_poweroff },
 };
 
 static const Command *find_command(const char *name)
@@ -501,18 +545,23 @@ static const Command *find_command(const char *name)
     return NULL;
 }
 
-static bool parse_args(uint64_t *args, int num_args)
+/* How many numbers there are on the rest of the line; -1 if not that many */
+static int parse_args(uint64_t *args, int max_args)
 {
-    for (int i = 0; i < num_args; i++) {
-        char *word = strtok(NULL, " ");
+    char *word;
+    int count = 0;
+
+    while ((word = strtok(NULL, " "))) {
         int len;
 
-        if (!word || sscanf(word, "%" SCNu64 "%n", &args[i], &len) != 1 ||
+        if (count == max_args ||
+            sscanf(word, "%" SCNu64 "%n", &args[count], &len) != 1 ||
             word[len]) {
-            return false;
+            return -1;
         }
+        count++;
     }
-    return strtok(NULL, " ") == NULL;
+    return count;
 }
 
 static void obey(char *line)
@@ -523,8 +572,9 @@ static void obey(char *line)
 
     if (!cmd) {
         say("error no such command: %s", name ? name : "");
-    } else if (!parse_args(args, cmd->num_args)) {
-        say("error %s takes %d number(s)", cmd->name, cmd->num_args);
+    } else if (parse_args(args, cmd->max_args) < cmd->min_args) {
+        say("error %s takes %d to %d numbers", cmd->name, cmd->min_args,
+            cmd->max_args);
     } else {
         progress_at = now();
         cmd->run(args);
