@@ -305,12 +305,20 @@ class VM(qemu_machine.QEMUMachine):
                    for line in self._proc('io').splitlines()
                    if line.startswith(('read_bytes', 'write_bytes')))
 
-    def resident_peak(self):
-        """The most memory that the process has had, in bytes."""
+    def _status_bytes(self, key):
         for line in self._proc('status').splitlines():
-            if line.startswith('VmHWM:'):
+            if line.startswith(key + ':'):
                 return int(line.split()[1]) * KIB
         return 0
+
+    def resident_peak(self):
+        """The most memory that the process has had, in bytes."""
+        return self._status_bytes('VmHWM')
+
+    def reset_peak(self):
+        """Let the peak be what the process has now; return that, in bytes."""
+        Path(f'/proc/{self._subp.pid}/clear_refs').write_text('5')
+        return self._status_bytes('VmRSS')
 
     @contextlib.contextmanager
     def _timed(self, timings):

@@ -92,6 +92,30 @@ def check_direct_io(folder):
 
 # Images
 
+def check_image(qemu_img, *image):
+    """
+    What qemu-img check finds, as its JSON; raise when it is not clean.
+
+    @image: the words that let qemu-img open it, the last one its name
+
+    Leaked clusters count: nothing here may leave any behind.
+    """
+    done = subprocess.run([qemu_img, 'check', '--output=json', *image],
+                          check=False, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)
+    name = Path(image[-1]).name
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as err:
+        raise StorageError(f'qemu-img check of {name} failed: '
+                           f'{done.stderr.strip()}') from err
+    bad = {key: found[key] for key in
+           ('corruptions', 'leaks', 'check-errors') if found.get(key)}
+    if bad or done.returncode:
+        raise StorageError(f'{name} is not clean: {bad}')
+    return found
+
+
 class Image:
     """A qcow2 image and the qemu-img that belongs to the QEMU using it."""
 
@@ -106,24 +130,8 @@ class Image:
                  *(words if options else []), self.path, size)
 
     def check(self):
-        """
-        What qemu-img check finds, as its JSON; raise when it is not clean.
-
-        Leaked clusters count: nothing here may leave any behind.
-        """
-        done = subprocess.run(
-            [self.qemu_img, 'check', '--output=json', self.path], check=False,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        try:
-            found = json.loads(done.stdout)
-        except ValueError as err:
-            raise StorageError(f'qemu-img check of {self.path.name} failed: '
-                               f'{done.stderr.strip()}') from err
-        bad = {key: found[key] for key in
-               ('corruptions', 'leaks', 'check-errors') if found.get(key)}
-        if bad or done.returncode:
-            raise StorageError(f'{self.path.name} is not clean: {bad}')
-        return found
+        """What qemu-img check finds; raise when it is not clean."""
+        return check_image(self.qemu_img, self.path)
 
     def remove(self):
         """Delete the file; not being there is no error."""
@@ -144,6 +152,25 @@ class Image:
 
 # The ceiling
 
+def fio_depth(depth, size, by_jobs):
+    """fio's options for @depth requests at a time on @size bytes."""
+    if not by_jobs:
+        return [f'--iodepth={depth}', f'--size={size}']
+    # A thread pool's depth is its number of threads
+    share = max(size // depth // MIB, 1) * MIB
+    return [f'--numjobs={depth}', '--thread', '--group_reporting',
+            f'--size={share}', f'--offset_increment={share}']
+
+
+def run_fio(direction, *options):
+    """Bytes a second of requests of 1 MiB, one after the other."""
+    out = run_tool('fio', '--name=ceiling', '--output-format=json', '--bs=1M',
+                   f'--rw={direction}', *options)
+    # A warning may come before the JSON text
+    job = json.loads(out[out.index('{'):])['jobs'][0]
+    return job[direction]['bw_bytes']
+
+
 class Fio:
     """
     The storage's own speed, seen by fio with QEMU's cache and AIO modes.
@@ -153,12 +180,8 @@ class Fio:
 
     def __init__(self, folder, cache, aio):
         self._folder = Path(folder)
-        self._common = [
-            '--output-format=json', '--bs=1M', '--fallocate=none',
-            '--ioengine=' + FIO_ENGINES[aio],
-            f'--direct={int(is_direct(cache))}',
-        ]
-        # A thread pool's depth is its number of threads
+        self._common = ['--fallocate=none', '--ioengine=' + FIO_ENGINES[aio],
+                        f'--direct={int(is_direct(cache))}']
         self._by_jobs = aio == 'threads'
         self._fsync = not CACHE_MODES[cache][1]
 
@@ -167,21 +190,10 @@ class Fio:
         """Whether fio is installed."""
         return shutil.which('fio') is not None
 
-    def _depth(self, depth, size):
-        if not self._by_jobs:
-            return [f'--iodepth={depth}', f'--size={size}']
-        share = max(size // depth // MIB, 1) * MIB
-        return [f'--numjobs={depth}', '--thread', '--group_reporting',
-                f'--size={share}', f'--offset_increment={share}']
-
     def _run(self, path, direction, depth, size):
         end = ['--end_fsync=1'] if direction == 'write' and self._fsync else []
-        out = run_tool('fio', '--name=ceiling', f'--filename={path}',
-                       f'--rw={direction}', *self._common,
-                       *self._depth(depth, size), *end)
-        # A warning may come before the JSON text
-        job = json.loads(out[out.index('{'):])['jobs'][0]
-        return job[direction]['bw_bytes'] / MIB
+        return run_fio(direction, f'--filename={path}', *self._common,
+                       *fio_depth(depth, size, self._by_jobs), *end) / MIB
 
     def measure(self, size):
         """MiB/s of writing @size bytes and of reading them again."""
