@@ -56,7 +56,7 @@ class Case:
     @cluster: of the image, in bytes
     @luks: "", "below" (file, luks, qcow2) or "inside" qcow2
     @image: "empty"; "full": 90 % are allocated; "fragmented": where there is
-        room, it is in pieces of one cluster
+        room, it is in pieces of 1 MiB
     @condition: of fio's file
     """
 
@@ -78,11 +78,20 @@ class Case:
         stored = self.ram * (100 - self.zero) // 100
         return max(stored // MIB, 64) * MIB
 
+    def occupied_bytes(self) -> int:
+        """How much of the guest's disk is in use when the guest starts."""
+        if self.image == 'full':
+            return 9 * self.ram
+        if self.image == 'fragmented':
+            # As much room as the snapshots need, and the same again between
+            return 2 * self.stored_bytes() // MIB * MIB
+        return 0
+
     def disk_bytes(self) -> int:
         """The size of the guest's disk."""
         if self.image == 'full':
             return 10 * self.ram
-        return max(8 * GIB, 4 * self.ram)
+        return self.occupied_bytes() + max(8 * GIB, 4 * self.ram)
 
     def stored_bytes(self) -> int:
         """The most that the image takes on its storage, about."""

@@ -107,8 +107,8 @@ class QemuImg:
 
     def _measure(self, lab: Lab, case: Case, disk: Disk) -> List[Step]:
         size = case.stream_bytes()
-        start = disk.occupied_bytes() if case.image == 'full' else 0
-        place = ['-o', str(start)]
+        # Where nothing is allocated, as snapshots have it
+        place = ['-o', str(case.occupied_bytes())]
         cached = settle(lab.storage_file(case))
         took = self._bench(lab, case, disk, '-w', '-d', str(DEPTH), '-s', '1M',
                            '-c', str(size // MIB), *place)

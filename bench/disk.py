@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any, Dict, List
 
-from cases import PATCHED, Case
+from cases import MIB, PATCHED, Case
 from lab import BenchError, Lab, local
 import storage
 
@@ -16,6 +16,10 @@ KEY = 'key0'
 
 # The key of LUKS takes a second or two to check otherwise, each time
 LUKS_ITERATIONS_MS = 10
+
+# Room in a fragmented image.  A smaller piece would not be used: qcow2 looks
+# for one that has room for a whole request.
+HOLE = MIB
 
 # Nobody's storage takes longer to make an image
 PATIENCE_SECONDS = 600
@@ -109,22 +113,12 @@ class Disk:
             time.sleep(0.01)
         raise BenchError('making an image took too long')
 
-    def occupied_bytes(self) -> int:
-        """How much of the guest's disk is in use when the guest starts."""
-        if self._case.image == 'full':
-            return self._case.disk_bytes() // 10 * 9
-        if self._case.image == 'fragmented':
-            # As much room as the snapshots need, and the same again between
-            return 2 * self._case.stored_bytes() // self._case.cluster * \
-                self._case.cluster
-        return 0
-
     def _create_qcow2(self, vm: Any) -> None:
         options: Dict[str, Any] = {
             'driver': 'qcow2', 'file': self._below()['node-name'],
-            'size': self.occupied_bytes() or self._case.disk_bytes(),
+            'size': self._case.occupied_bytes() or self._case.disk_bytes(),
             'cluster-size': self._case.cluster}
-        if self.occupied_bytes():
+        if self._case.occupied_bytes():
             options['preallocation'] = 'metadata'
         if self._case.luks == 'inside':
             options['encrypt'] = {'format': 'luks', 'key-secret': KEY,
@@ -139,10 +133,9 @@ class Disk:
                                 'size': self._case.disk_bytes()})
         if self._case.image != 'fragmented':
             return
-        step = self._case.cluster
-        for offset in range(0, self.occupied_bytes(), 2 * step):
+        for offset in range(0, self._case.occupied_bytes(), 2 * HOLE):
             vm.cmd('human-monitor-command', command_line=f'qemu-io {NODE} '
-                   f'"discard {offset} {step}"')
+                   f'"discard {offset} {HOLE}"')
 
     def check(self) -> None:
         """Raise when the image is not clean."""
