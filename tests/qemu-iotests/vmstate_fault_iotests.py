@@ -364,3 +364,13 @@ class EveryRequest(FaultTestCase):
                     'once': once}
             failures += self.run_trial(attempt, EIO, [rule])
         return failures
+
+
+def main(*drivers: str) -> None:
+    """Run the tests of a file; @drivers: what they need besides blkdebug"""
+    iotests.main(supported_fmts=['qcow2'],
+                 supported_protocols=['file'],
+                 required_fmts=['blkdebug', *drivers],
+                 unsupported_imgopts=['refcount_bits=1', 'data_file',
+                                      'compat', 'cluster_size', 'extended_l2',
+                                      'preallocation'])

@@ -19,7 +19,7 @@ from iotests import qemu_img, qemu_img_check, qemu_io
 from vmstate_iotests import KIB, MIB, SOAK
 from vmstate_job_iotests import JobVM
 from vmstate_fault_iotests import CLUSTER, FIRST, NOW, SEED, \
-    FaultTestCase, note
+    FaultTestCase, main as run_tests, note
 
 
 FACTOR = 15 if SOAK else 1
@@ -29,9 +29,6 @@ FACTOR = 15 if SOAK else 1
 DELAY = 1500 * 1000
 
 DISK = 16 * MIB
-
-UNSUPPORTED_OPTIONS = ['refcount_bits=1', 'data_file', 'compat',
-                       'cluster_size', 'extended_l2', 'preallocation']
 
 
 def host_bytes(path: str) -> int:
@@ -381,7 +378,4 @@ class KilledRevert(KilledTestCase):
 def main() -> None:
     # A monitor that hangs up is no news here
     logging.getLogger('qemu').setLevel(logging.CRITICAL)
-    iotests.main(supported_fmts=['qcow2'],
-                 supported_protocols=['file'],
-                 required_fmts=['blkdebug'],
-                 unsupported_imgopts=UNSUPPORTED_OPTIONS)
+    run_tests()
