@@ -13,8 +13,6 @@ import dataclasses
 import datetime
 import os
 from pathlib import Path
-import platform
-import re
 import sys
 from typing import Any, Dict, List
 
@@ -95,13 +93,6 @@ def rounds(options: argparse.Namespace) -> int:
     return 1 if options.names == ['quick'] else 3
 
 
-def cpu_model() -> str:
-    """What the host's processor calls itself."""
-    text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
-    found = re.search(r'^model name\s*:\s*(.+)$', text, re.M)
-    return found[1] if found else platform.machine()
-
-
 def version_of(program: str) -> str:
     """What a program says to --version."""
     try:
@@ -118,11 +109,8 @@ def describe(options: argparse.Namespace, lab: Lab) -> Dict[str, Any]:
         'options': {'names': options.names, 'rounds': rounds(options),
                     'ram': options.ram, 'contenders': options.contenders},
         'machine': {
-            'cpu': cpu_model(), 'cpus': os.cpu_count(),
-            'memory': preflight.host_memory('MemTotal'),
-            'load': os.getloadavg(),
-            'kernel': platform.release(), 'accel': options.accel,
-            'file_system': local.file_system(lab.folder),
+            **preflight.describe_host(lab.folder),
+            'load': os.getloadavg(), 'accel': options.accel,
         },
         'versions': {
             **{qemu: lab.machine.qemu_version(lab.program(qemu))

@@ -2,6 +2,7 @@
 
 """Snapshots by QMP, of stock QEMU and of the patched one."""
 
+import dataclasses
 from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, Optional,
                     Union)
 
@@ -60,7 +61,7 @@ class Snapshots:
         session.teller.skip()
         with guests.watched(session.vm, step):
             timing = action()
-        step.update(seconds=timing.seconds, cpu_seconds=timing.cpu_seconds,
+        step.update(dataclasses.asdict(timing),
                     phases=session.teller.phases(name))
         return step
 
@@ -85,16 +86,12 @@ class Snapshots:
         guests.test_verify(session.lab, vm, case, memory)
 
     def _run_on(self, lab: Lab, case: Case, disk: Disk) -> List[Step]:
-        if self._qemu != STOCK:
-            with lab.vm(self._qemu, case, disk) as vm:
-                steps = list(self._row(Session(lab, case, vm,
-                                               Statistics(vm))))
-                vm.quit()
-            return steps
-        log = stock_phases.Log(lab.folder)
-        with lab.vm(self._qemu, case, disk, *stock_phases.ARGUMENTS,
-                    trace=log.files()) as vm:
-            steps = list(self._row(Session(lab, case, vm, log)))
+        log = stock_phases.Log(lab.folder) if self._qemu == STOCK else None
+        with lab.vm(self._qemu, case, disk,
+                    *(stock_phases.ARGUMENTS if log else ()),
+                    trace=log.files() if log else None) as vm:
+            steps = list(self._row(Session(lab, case, vm,
+                                           log or Statistics(vm))))
             vm.quit()
         return steps
 

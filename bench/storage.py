@@ -94,9 +94,9 @@ class LocalFile(Storage):
                 'cache': {'direct': direct, 'no-flush': no_flush}}
 
     def fio_options(self) -> List[str]:
-        return [f'--filename={self._path}', '--fallocate=none',
-                '--ioengine=' + local.FIO_ENGINES[self._aio],
-                f'--direct={int(local.is_direct(self._cache))}']
+        target: List[str] = local.fio_target(self._path, self._cache,
+                                             self._aio)
+        return target
 
 
 def may_run_at_once() -> bool:

@@ -3,10 +3,10 @@
 """Results as tables, for people and for reStructuredText."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from cases import GIB, MIB, PATCHED, STOCK
-from lab import BenchError
+from lab import BenchError, report
 from results import Key, Runs, Spread, cases_of, field, rate, seconds
 from targets import judge
 
@@ -21,11 +21,7 @@ HEAD = ('case', 'who', 'step', 'seconds', 'MiB/s', 'CPU s', 'pause, s',
 
 Cells = List[str]
 
-
-def number(value: float) -> str:
-    """About three figures."""
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f'{value:.{digits}f}'
+number: Callable[[float], str] = report.number
 
 
 def cell(found: Optional[Spread], unit: float = 1) -> str:

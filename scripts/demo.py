@@ -12,9 +12,7 @@ verifies every byte from inside the guest and prints a table.
 import argparse
 import dataclasses
 import datetime
-import os
 from pathlib import Path
-import platform
 import re
 import sys
 
@@ -353,20 +351,10 @@ class Demo:
 
 # The results
 
-def cpu_model():
-    """What the host's processor calls itself."""
-    text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
-    found = re.search(r'^model name\s*:\s*(.+)$', text, re.M)
-    return found[1] if found else platform.machine()
-
-
 def describe_machine(options, trees, config):
     """Where the figures come from."""
     return {
-        'cpu': cpu_model(), 'cpus': os.cpu_count(),
-        'memory': preflight.host_memory('MemTotal'),
-        'kernel': platform.release(),
-        'file_system': storage.file_system(options.dir),
+        **preflight.describe_host(options.dir),
         'accel': config.accel,
         'qemu': {name: machine.qemu_version(tree / 'qemu-system-x86_64')
                  for name, tree in trees.items()},

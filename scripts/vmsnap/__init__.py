@@ -8,7 +8,7 @@ storage    disk images, and what the storage can do without QEMU
 trace      what the patched QEMU's trace events tell
 report     medians of paired runs, as a table and for JSON
 command    options, set-up and end of the demo and the benchmark
-preflight  what would fail after a long set-up, looked at before it
+preflight  the host: what would fail after a long set-up, what figures are of
 status     one line that tells what is going on
 
 The demo, the benchmarks and the longer tests share these modules.  They need

@@ -321,7 +321,8 @@ class VM(qemu_machine.QEMUMachine):
         return self._status_bytes('VmRSS')
 
     @contextlib.contextmanager
-    def _timed(self, timings):
+    def timed(self, timings):
+        """Add to a list what is done meanwhile takes."""
         cpu, start = self.cpu_seconds(), time.monotonic()
         yield
         timings.append(Timing(time.monotonic() - start,
@@ -391,7 +392,7 @@ class VM(qemu_machine.QEMUMachine):
         job_id = f'job{self._jobs}'
         timings = []
         with self._watched(name):
-            with self._timed(timings):
+            with self.timed(timings):
                 self.cmd(name, job_id=job_id, **args)
                 self._wait_concluded(job_id)
             self._dismiss(name, job_id)
@@ -418,7 +419,7 @@ class VM(qemu_machine.QEMUMachine):
     def hmp(self, line):
         """Run a human monitor command; it says nothing when all is well."""
         timings = []
-        with self._watched(line), self._timed(timings):
+        with self._watched(line), self.timed(timings):
             said = self.cmd('human-monitor-command', command_line=line)
         if said.strip():
             raise VMError(f'{self.label}: {line} failed: {said.strip()}')

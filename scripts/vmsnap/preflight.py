@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-"""What would fail after a long set-up, looked at before it."""
+"""The host: what would fail after a long set-up, and what figures are of."""
 
 import grp
 import os
 from pathlib import Path
+import platform
 import re
 import subprocess
 
@@ -80,6 +81,22 @@ def host_memory(key):
     """An entry of /proc/meminfo in bytes."""
     text = Path('/proc/meminfo').read_text(encoding='ascii')
     return int(re.search(rf'^{key}:\s+(\d+)', text, re.M)[1]) * 1024
+
+
+def cpu_model():
+    """What the host's processor calls itself."""
+    text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
+    found = re.search(r'^model name\s*:\s*(.+)$', text, re.M)
+    return found[1] if found else platform.machine()
+
+
+def describe_host(folder):
+    """What figures depend on that are taken with images in @folder."""
+    return {
+        'cpu': cpu_model(), 'cpus': os.cpu_count(),
+        'memory': host_memory('MemTotal'), 'kernel': platform.release(),
+        'file_system': storage.file_system(folder),
+    }
 
 
 def check_memory(ram):

@@ -162,12 +162,24 @@ def fio_depth(depth, size, by_jobs):
             f'--size={share}', f'--offset_increment={share}']
 
 
+def fio_target(path, cache, aio):
+    """fio's options for a file that is used as QEMU uses an image."""
+    return [f'--filename={path}', '--fallocate=none',
+            '--ioengine=' + FIO_ENGINES[aio],
+            f'--direct={int(is_direct(cache))}']
+
+
+def fio_job(*options, wrapper=()):
+    """What fio says of a job, as its JSON; @wrapper: words before "fio"."""
+    out = run_tool(*wrapper, 'fio', '--name=job', '--output-format=json',
+                   *options)
+    # A warning may come before the JSON text
+    return json.loads(out[out.index('{'):])['jobs'][0]
+
+
 def run_fio(direction, *options):
     """Bytes a second of requests of 1 MiB, one after the other."""
-    out = run_tool('fio', '--name=ceiling', '--output-format=json', '--bs=1M',
-                   f'--rw={direction}', *options)
-    # A warning may come before the JSON text
-    job = json.loads(out[out.index('{'):])['jobs'][0]
+    job = fio_job('--bs=1M', f'--rw={direction}', *options)
     return job[direction]['bw_bytes']
 
 
@@ -180,9 +192,8 @@ class Fio:
 
     def __init__(self, folder, cache, aio):
         self._folder = Path(folder)
-        self._common = ['--fallocate=none', '--ioengine=' + FIO_ENGINES[aio],
-                        f'--direct={int(is_direct(cache))}']
-        self._by_jobs = aio == 'threads'
+        self._cache = cache
+        self._aio = aio
         self._fsync = not CACHE_MODES[cache][1]
 
     @staticmethod
@@ -192,8 +203,9 @@ class Fio:
 
     def _run(self, path, direction, depth, size):
         end = ['--end_fsync=1'] if direction == 'write' and self._fsync else []
-        return run_fio(direction, f'--filename={path}', *self._common,
-                       *fio_depth(depth, size, self._by_jobs), *end) / MIB
+        return run_fio(direction, *fio_target(path, self._cache, self._aio),
+                       *fio_depth(depth, size, self._aio == 'threads'),
+                       *end) / MIB
 
     def measure(self, size):
         """MiB/s of writing @size bytes and of reading them again."""
