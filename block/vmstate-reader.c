@@ -183,12 +183,8 @@ static void vmstate_reader_account(VmstateReader *r, size_t bytes, int64_t now)
 
 /* Called with the lock held; @read may be gone afterwards */
 static void vmstate_reader_end_read(VmstateReader *r, VmstateRead *read,
-                                    int ret, int64_t start_ns)
+                                    int ret, int64_t start_ns, int64_t now)
 {
-    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-
-    trace_vmstate_reader_request(r, read->offset, read->bytes,
-                                 (now - start_ns) / SCALE_US, ret);
     vmstate_stats_request(&r->stats, now - start_ns);
     if (vmstate_reader_in_retry(r)) {
         r->piece = 0;
@@ -225,16 +221,11 @@ static void vmstate_reader_all_ended(VmstateReader *r)
 
 static void coroutine_fn vmstate_reader_fill_entry(void *opaque);
 
-/* Called with the lock held */
-static bool vmstate_reader_wants_filler(VmstateReader *r)
-{
-    return r->fillers < vmstate_reader_max_fillers(r) && vmstate_reader_plan(r);
-}
-
 /* Called with the lock held, which is released meanwhile */
 static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
 {
-    if (!vmstate_reader_wants_filler(r)) {
+    if (r->fillers >= vmstate_reader_max_fillers(r) ||
+        !vmstate_reader_plan(r)) {
         return;
     }
     r->fillers++;
@@ -257,16 +248,19 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
            (read = vmstate_reader_begin_read(r, start_ns))) {
         uint8_t *buf = r->buf + vmstate_reader_ring_offset(r, read->offset);
         QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, read->bytes);
-        int64_t offset = read->offset;
+        int64_t end_ns;
         int ret;
 
         vmstate_reader_start_fill(r);
         qemu_mutex_unlock(&r->wait.lock);
         WITH_GRAPH_RDLOCK_GUARD() {
-            ret = bdrv_co_readv_vmstate(r->bs, &qiov, offset);
+            ret = bdrv_co_readv_vmstate(r->bs, &qiov, read->offset);
         }
+        end_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        trace_vmstate_reader_request(r, read->offset, read->bytes,
+                                     (end_ns - start_ns) / SCALE_US, ret);
         qemu_mutex_lock(&r->wait.lock);
-        vmstate_reader_end_read(r, read, ret, start_ns);
+        vmstate_reader_end_read(r, read, ret, start_ns, end_ns);
         vmstate_wait_kick_and_unlock(&r->wait);
         qemu_mutex_lock(&r->wait.lock);
         start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
