@@ -132,23 +132,13 @@ static void limit_reads(ReaderTest *rt, int64_t pos)
                                                 : pos + rt->window;
 }
 
-static bool all_are(const uint8_t *buf, size_t bytes, uint8_t value)
-{
-    return !bytes || (buf[0] == value && !memcmp(buf, buf + 1, bytes - 1));
-}
-
 /* Model stream up to what is stored, then zeroes, then untouched memory */
 static void check_bytes(ReaderTest *rt, const uint8_t *buf, size_t bytes,
                         int64_t pos, size_t delivered)
 {
-    size_t model = 0;
-
-    if (pos < rt->stored) {
-        model = MIN(delivered, rt->stored - pos);
-    }
-    g_assert(vmstate_test_matches(buf, pos, model));
-    g_assert(all_are(buf + model, delivered - model, 0));
-    g_assert(all_are(buf + delivered, bytes - delivered, UNTOUCHED));
+    g_assert(vmstate_test_matches_stored(buf, pos, delivered, rt->stored));
+    g_assert(vmstate_test_all_are(buf + delivered, bytes - delivered,
+                                  UNTOUCHED));
 }
 
 static void keep_error(ReaderTest *rt, int ret, Error *err)
@@ -1228,12 +1218,12 @@ static void test_deep_whole(VmstateTest *t)
     reader_close(&rt);
 }
 
-/* However long the stream is, unless it may be */
-static void test_deep_never(VmstateTest *t)
+/* However long the stream is, one read at a time */
+static void check_never_deep(VmstateTest *t, int64_t window, unsigned depth)
 {
-    static const VmstateStreamOptions options = {
-        .window = DEEP_WINDOW,
-        .read_depth = 1,
+    VmstateStreamOptions options = {
+        .window = window,
+        .read_depth = depth,
     };
     ReaderTest rt;
 
@@ -1243,19 +1233,15 @@ static void test_deep_never(VmstateTest *t)
     reader_close(&rt);
 }
 
+static void test_deep_never(VmstateTest *t)
+{
+    check_never_deep(t, DEEP_WINDOW, 1);
+}
+
 /* A window that has no room for several and the consumer */
 static void test_deep_small_window(VmstateTest *t)
 {
-    static const VmstateStreamOptions options = {
-        .window = 2 * MiB,
-        .read_depth = 16,
-    };
-    ReaderTest rt;
-
-    reader_open_tuned(&rt, t, LONG_STATE, LONG_STATE, &options);
-    read_until(&rt, INT64_MAX);
-    check_whole_stream(&rt);
-    reader_close(&rt);
+    check_never_deep(t, 2 * MiB, 16);
 }
 
 /* Several at a time turn out to be slower than one */

@@ -380,11 +380,7 @@ static void output_run(VmstateTest *t, Sequence *seq)
 
 void vmstate_model_put(VmstateTest *t, const uint8_t *data, size_t size)
 {
-    Sequence seq = { data, size };
-
-    while (seq.left) {
-        output_run(t, &seq);
-    }
+    model_repeat(t, data, size, output_run);
 }
 
 /* Input */
@@ -448,7 +444,7 @@ static void input_check(FileModel *fm, const uint8_t *found, size_t got,
                                          : QEMU_ALIGN_DOWN(got, FILE_BUFFER);
 
     g_assert_cmpuint(got, ==, MIN(wanted, left));
-    g_assert(model_matches(found, pos, good, fm->stored));
+    g_assert(vmstate_test_matches_stored(found, pos, good, fm->stored));
     if (fm->end >= 0 && got) {
         g_assert_cmpint(pos + got, <=, fm->end);
     }
@@ -463,7 +459,7 @@ static void coroutine_mixed_fn input_get_field(FileModel *fm)
 
     vmstate_test_get_field(fm->f, fm->buf, bytes);
     left = MIN(bytes, MAX(input_limit(fm) - fm->pos, 0));
-    g_assert(model_all_are(fm->buf + left, bytes - left, 0));
+    g_assert(vmstate_test_all_are(fm->buf + left, bytes - left, 0));
     input_check(fm, fm->buf, left, bytes, fm->pos, true);
     fm->pos += left;
 }
@@ -644,9 +640,5 @@ static void input_run(VmstateTest *t, Sequence *seq)
 
 void vmstate_model_get(VmstateTest *t, const uint8_t *data, size_t size)
 {
-    Sequence seq = { data, size };
-
-    while (seq.left) {
-        input_run(t, &seq);
-    }
+    model_repeat(t, data, size, input_run);
 }

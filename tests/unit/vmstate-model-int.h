@@ -55,11 +55,11 @@ void model_check_written(VmstateTestNode *node, const VmstateTestRequest *req);
 /* @text is what is to be told of the first request that has failed */
 void model_check_write_error(VmstateTestNode *node, const char *text);
 
-/* Any thread, as the next one */
-bool model_all_are(const uint8_t *buf, size_t bytes, uint8_t value);
+/* One stream, which takes of the sequence what it needs */
+typedef void ModelRunFunc(VmstateTest *t, Sequence *seq);
 
-/* Of the model stream up to @stored, then zeroes, it is what begins at @pos */
-bool model_matches(const uint8_t *buf, int64_t pos, size_t bytes,
-                   int64_t stored);
+/* Streams one after the other, until the sequence is used up */
+void model_repeat(VmstateTest *t, const uint8_t *data, size_t size,
+                  ModelRunFunc *run);
 
 #endif /* TESTS_VMSTATE_MODEL_INT_H */

@@ -147,18 +147,14 @@ void model_check_write_error(VmstateTestNode *node, const char *text)
                                   wrote ? node->failed_offset : -1);
 }
 
-bool model_all_are(const uint8_t *buf, size_t bytes, uint8_t value)
+void model_repeat(VmstateTest *t, const uint8_t *data, size_t size,
+                  ModelRunFunc *run)
 {
-    return !bytes || (buf[0] == value && !memcmp(buf, buf + 1, bytes - 1));
-}
+    Sequence seq = { data, size };
 
-bool model_matches(const uint8_t *buf, int64_t pos, size_t bytes,
-                   int64_t stored)
-{
-    size_t model = MIN(bytes, MAX(stored - pos, 0));
-
-    return vmstate_test_matches(buf, pos, model) &&
-           model_all_are(buf + model, bytes - model, 0);
+    while (seq.left) {
+        run(t, &seq);
+    }
 }
 
 /* The next request that the model does not know, or NULL.  With the lock. */
@@ -644,11 +640,7 @@ static void writer_run(VmstateTest *t, Sequence *seq)
 
 void vmstate_model_write(VmstateTest *t, const uint8_t *data, size_t size)
 {
-    Sequence seq = { data, size };
-
-    while (seq.left) {
-        writer_run(t, &seq);
-    }
+    model_repeat(t, data, size, writer_run);
 }
 
 /* The reader */
@@ -768,9 +760,10 @@ static void reader_check_stats(ReaderModel *rm)
 /* Then untouched memory */
 static void reader_check_bytes(ReaderModel *rm, size_t delivered)
 {
-    g_assert(model_matches(rm->buf, rm->pos, delivered, rm->stored));
-    g_assert(model_all_are(rm->buf + delivered, rm->bytes - delivered,
-                           UNTOUCHED));
+    g_assert(vmstate_test_matches_stored(rm->buf, rm->pos, delivered,
+                                         rm->stored));
+    g_assert(vmstate_test_all_are(rm->buf + delivered, rm->bytes - delivered,
+                                  UNTOUCHED));
 }
 
 static void coroutine_mixed_fn read_party(void *opaque)
@@ -1025,9 +1018,5 @@ static void reader_run(VmstateTest *t, Sequence *seq)
 
 void vmstate_model_read(VmstateTest *t, const uint8_t *data, size_t size)
 {
-    Sequence seq = { data, size };
-
-    while (seq.left) {
-        reader_run(t, &seq);
-    }
+    model_repeat(t, data, size, reader_run);
 }

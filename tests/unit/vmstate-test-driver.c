@@ -126,6 +126,20 @@ bool vmstate_test_matches(const void *buf, int64_t offset, size_t bytes)
     return true;
 }
 
+bool vmstate_test_all_are(const uint8_t *buf, size_t bytes, uint8_t value)
+{
+    return !bytes || (buf[0] == value && !memcmp(buf, buf + 1, bytes - 1));
+}
+
+bool vmstate_test_matches_stored(const uint8_t *buf, int64_t offset,
+                                 size_t bytes, int64_t stored)
+{
+    size_t model = MIN(bytes, MAX(stored - offset, 0));
+
+    return vmstate_test_matches(buf, offset, model) &&
+           vmstate_test_all_are(buf + model, bytes - model, 0);
+}
+
 void vmstate_test_split(GRand *rand, struct iovec *iov, unsigned niov,
                         uint8_t *buf, size_t bytes)
 {

@@ -155,6 +155,12 @@ void vmstate_test_run(VmstateTest *t, VmstateTestFunc *fn, void *opaque);
 void vmstate_test_fill(void *buf, int64_t offset, size_t bytes);
 bool vmstate_test_matches(const void *buf, int64_t offset, size_t bytes);
 
+/* The model stream from @offset on up to @stored, then zeroes */
+bool vmstate_test_matches_stored(const uint8_t *buf, int64_t offset,
+                                 size_t bytes, int64_t stored);
+
+bool vmstate_test_all_are(const uint8_t *buf, size_t bytes, uint8_t value);
+
 /* Cut @bytes at @buf into @niov random pieces, some of them empty */
 void vmstate_test_split(GRand *rand, struct iovec *iov, unsigned niov,
                         uint8_t *buf, size_t bytes);
