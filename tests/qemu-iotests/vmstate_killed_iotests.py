@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import contextlib
+import dataclasses
 import logging
 import os
 import random
@@ -86,6 +87,21 @@ class KilledDisk:
     def has_next(self) -> bool:
         snapshots = iotests.qemu_img_info(self.path).get('snapshots', [])
         return 'next' in (snapshot['name'] for snapshot in snapshots)
+
+
+@dataclasses.dataclass
+class Operation:
+    """
+    What is to be killed
+
+    @end: its outcome when it is not
+    @duration: in seconds, about
+    """
+
+    begin: Callable[[], None]
+    outcome: Callable[[], str]
+    end: str
+    duration: float = 0.0
 
 
 class KilledTestCase(FaultTestCase):
@@ -240,44 +256,52 @@ class KilledTestCase(FaultTestCase):
         self.succeed(self.save_all('next'))
         self.detach()
 
-    def time_of(self, begin: Callable[[], None]) -> float:
-        """How long the operation takes"""
+    def take_time_of(self, operation: Operation) -> None:
         self.attach_slow()
         start = time.monotonic()
-        begin()
+        operation.begin()
         self.succeed(self.vm.conclude().get('error'))
-        duration = time.monotonic() - start
+        operation.duration = time.monotonic() - start
         self.detach()
-        return duration
 
     def moment(self) -> float:
         """Any, but no two rounds share a part of the operation"""
         return (self.round + self.source.random()) / self.rounds * 1.1
 
-    def kill_in(self, begin: Callable[[], None], duration: float) -> None:
-        """The command may not have been answered yet"""
+    def kill_in(self, operation: Operation) -> None:
+        """
+        Kill it somewhere in an operation, which may not have begun
+
+        Long runs see a machine that is busier now and less so then: the
+        moments shall stay spread.
+        """
+        moment = self.moment()
         self.attach_slow()
-        killer = threading.Timer(duration * self.moment(), os.kill,
+        killer = threading.Timer(operation.duration * moment, os.kill,
                                  (self.vm.get_pid(), signal.SIGKILL))
         killer.start()
         with contextlib.suppress(QMPError):
-            begin()
+            operation.begin()
         killer.join()
         self.vm.kill()
         self.vm = None
         os.truncate(self.log, 0)
 
-    def count_next(self, everywhere: str, nowhere: str) -> None:
+        outcome = operation.outcome()
+        self.count(outcome)
+        if outcome == operation.end and moment < 0.9:
+            operation.duration *= 0.9
+        elif outcome != operation.end and moment > 1:
+            operation.duration *= 1.1
+
+    def where_next_is(self, everywhere: str, nowhere: str) -> str:
         """On which disks there is a snapshot 'next' now"""
         halves = [disk.has_next() for disk in self.images]
-        if all(halves):
-            self.count(everywhere)
-        elif not any(halves):
-            self.count(nowhere)
-        else:
-            self.count('on one disk')
         for disk in self.images:
             disk.assert_data(disk.current)
+        if all(halves):
+            return everywhere
+        return 'on one disk' if any(halves) else nowhere
 
     def look_at_it_all(self) -> None:
         """What a crash has left is taken back, and nothing was lost"""
@@ -310,17 +334,20 @@ class KilledSave(KilledTestCase):
     def begin(self) -> None:
         self.vm.begin_save('next', self.disks, self.vmstate)
 
+    def outcome(self) -> str:
+        return self.where_next_is('saved', 'not saved')
+
     def test_save(self) -> None:
+        save = Operation(self.begin, self.outcome, 'saved')
         self.start_vm()
         self.fill_next()
-        duration = self.time_of(self.begin)
+        self.take_time_of(save)
         self.verify_snapshots()
         self.quit()
 
         def do_round() -> None:
             self.fill_next()
-            self.kill_in(self.begin, duration)
-            self.count_next('saved', 'not saved')
+            self.kill_in(save)
 
         self.do_rounds(do_round)
         self.assertGreater(self.outcomes['not saved'], self.rounds // 4)
@@ -330,16 +357,19 @@ class KilledDelete(KilledTestCase):
     def begin(self) -> None:
         self.vm.begin_delete('next', self.disks)
 
+    def outcome(self) -> str:
+        return self.where_next_is('not deleted', 'deleted')
+
     def test_delete(self) -> None:
+        delete = Operation(self.begin, self.outcome, 'deleted')
         self.start_vm()
         self.save_next()
-        duration = self.time_of(self.begin)
+        self.take_time_of(delete)
         self.quit()
 
         def do_round() -> None:
             self.save_next()
-            self.kill_in(self.begin, duration)
-            self.count_next('not deleted', 'deleted')
+            self.kill_in(delete)
 
         self.do_rounds(do_round)
 
@@ -348,27 +378,22 @@ class KilledRevert(KilledTestCase):
     def begin(self) -> None:
         self.vm.begin_load('first', self.disks, self.vmstate)
 
-    def count_reverted(self) -> None:
+    def outcome(self) -> str:
         reverted = [disk.assert_data(disk.current, disk.first) == disk.first
                     for disk in self.images]
         if all(reverted):
-            self.count('reverted')
-        elif not any(reverted):
-            self.count('not reverted')
-        else:
-            self.count('one disk reverted')
+            return 'reverted'
+        return 'one disk reverted' if any(reverted) else 'not reverted'
 
     def test_revert(self) -> None:
+        revert = Operation(self.begin, self.outcome, 'reverted')
         self.start_vm()
-        duration = self.time_of(self.begin)
-        self.count_reverted()
-        self.assertEqual(self.outcomes, {'reverted': 1})
-        self.outcomes.clear()
+        self.take_time_of(revert)
+        self.assertEqual(self.outcome(), 'reverted')
         self.quit()
 
         def do_round() -> None:
-            self.kill_in(self.begin, duration)
-            self.count_reverted()
+            self.kill_in(revert)
 
         self.do_rounds(do_round)
         kinds = {'reverted', 'one disk reverted', 'not reverted'}
