@@ -26,17 +26,21 @@ static void GRAPH_RDLOCK qcow2_snapshot_drop_refs(BlockDriverState *bs,
 }
 
 void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
-                                int l1_size, bool has_refs)
+                                int l1_size, bool has_refs,
+                                Qcow2DetachedVmstate *vmstate)
 {
     BDRVQcow2State *s = bs->opaque;
 
     GLOBAL_STATE_CODE();
 
     if (s->snapshot_table_unknown) {
+        g_clear_pointer(&vmstate->l1_entries, g_free);
         return;
     }
+    qcow2_vmstate_drop(bs, vmstate);
     if (has_refs) {
-        qcow2_snapshot_drop_refs(bs, l1_table_offset, l1_size);
+        qcow2_snapshot_drop_refs(bs, l1_table_offset,
+                                 MIN(l1_size, s->l1_vm_state_index));
     }
     if (l1_table_offset > 0) {
         qcow2_free_clusters(bs, l1_table_offset, l1_size * L1E_SIZE,

@@ -14,19 +14,23 @@
 
 #include "block/block-common.h"
 #include "block/graph-lock.h"
+#include "qcow2-vmstate.h"
 
 /**
  * qcow2_snapshot_undo_create: Give back the L1 table of a new snapshot
  *
  * @l1_table_offset: where it was allocated, in bytes; 0 if it was not
  * @l1_size: number of its entries
- * @has_refs: the clusters in the table were given a reference more, all of them
+ * @has_refs: the clusters of the disk in the table were given a reference more,
+ *            all of them
+ * @vmstate: what the snapshot was to take over, which is freed instead
  *
- * Does nothing while snapshot_table_unknown is set.
+ * Only leaks while snapshot_table_unknown is set.
  */
 void GRAPH_RDLOCK
 qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
-                           int l1_size, bool has_refs);
+                           int l1_size, bool has_refs,
+                           Qcow2DetachedVmstate *vmstate);
 
 /**
  * qcow2_snapshot_undo_goto: Keep the active L1 table that was to be replaced

@@ -343,7 +343,7 @@ int qcow2_vmstate_check_l1(BlockDriverState *bs)
     return MIN(ret, 0);
 }
 
-int qcow2_vmstate_release(BlockDriverState *bs)
+int qcow2_vmstate_detach(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
 {
     BDRVQcow2State *s = bs->opaque;
     int first = s->l1_vm_state_index;
@@ -357,20 +357,40 @@ int qcow2_vmstate_release(BlockDriverState *bs)
     }
 
     ret = qcow2_vmstate_clear_l1(bs, first, count);
+    trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
     if (ret < 0) {
-        trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
         return ret;
     }
     memset(&s->l1_table[first], 0, count * L1E_SIZE);
+    vmstate->l1_entries = g_steal_pointer(&l1_entries);
+    vmstate->nb_tables = nb_tables;
+    return 0;
+}
 
-    ret = qcow2_vmstate_drop_tables(bs, l1_entries, nb_tables);
-    trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
+void qcow2_vmstate_drop(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
+{
+    int ret;
+
+    if (!vmstate->l1_entries) {
+        return;
+    }
+    ret = qcow2_vmstate_drop_tables(bs, vmstate->l1_entries,
+                                    vmstate->nb_tables);
     if (ret < 0) {
         warn_report("Some clusters of old VM state in node '%s' could not be "
                     "freed: %s; 'qemu-img check -r leaks' frees them",
                     bdrv_get_device_or_node_name(bs), strerror(-ret));
     }
-    return 0;
+    g_clear_pointer(&vmstate->l1_entries, g_free);
+}
+
+int qcow2_vmstate_release(BlockDriverState *bs)
+{
+    Qcow2DetachedVmstate vmstate = { 0 };
+    int ret = qcow2_vmstate_detach(bs, &vmstate);
+
+    qcow2_vmstate_drop(bs, &vmstate);
+    return ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -624,6 +644,13 @@ qcow2_co_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
 
     assert(!s->vmstate_growth);
 
+    if (s->refcount_max == 1) {
+        /* Reverting would need a second reference to each cluster */
+        error_setg(errp, "Node '%s' counts references with one bit, so no "
+                   "cluster of it can be in a snapshot",
+                   bdrv_get_device_or_node_name(bs));
+        return -ENOTSUP;
+    }
     ret = qcow2_co_vmstate_release(bs, errp);
     if (ret < 0) {
         return ret;

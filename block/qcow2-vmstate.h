@@ -19,6 +19,41 @@ typedef struct Qcow2VmstateGrowth Qcow2VmstateGrowth;
 
 extern const BdrvVmstateOps qcow2_vmstate_ops;
 
+/* VM state that has left the active L1 table, with its references */
+typedef struct Qcow2DetachedVmstate {
+    uint64_t *l1_entries;   /* NULL if there is none; to be freed by g_free() */
+    unsigned nb_tables;
+} Qcow2DetachedVmstate;
+
+/**
+ * qcow2_vmstate_detach: Take the VM state out of the active L1 table
+ *
+ * Clears the L1 entries on disk and flushes.  The references to L2 tables and
+ * clusters stay and are the caller's: a snapshot may take them over; if none
+ * does, they are to be dropped.  A crash in between leaks them.
+ *
+ * @vmstate: zeroed by the caller
+ *
+ * In or outside coroutines; with s->lock held, or with the node drained.
+ *
+ * Returns 0, or -errno with the VM state still there: its L1 entries are
+ * damaged or could not be cleared.
+ */
+int GRAPH_RDLOCK qcow2_vmstate_detach(BlockDriverState *bs,
+                                      Qcow2DetachedVmstate *vmstate);
+
+/**
+ * qcow2_vmstate_drop: Free VM state that nobody takes over
+ *
+ * Snapshots that reference the same clusters keep them.  Clusters that cannot
+ * be freed are leaked, with a warning.  Then @vmstate is empty; nothing happens
+ * if it was so before.
+ *
+ * In or outside coroutines; with s->lock held, or with the node drained.
+ */
+void GRAPH_RDLOCK qcow2_vmstate_drop(BlockDriverState *bs,
+                                     Qcow2DetachedVmstate *vmstate);
+
 /**
  * qcow2_vmstate_release: Drop the VM state from the active L1 table
  *
