@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import re
 from typing import Any, Dict, List, Optional, Sequence
 
 import iotests
@@ -264,6 +265,29 @@ class SnapshotTestCase(iotests.QMPTestCase):
         self.assertIsNotNone(error, f'success, unexpectedly {case}')
         for part in parts:
             self.assertIn(part, error or '', case)
+
+
+class TracedTestCase(SnapshotTestCase):
+    """A VM whose events of interest go to a file"""
+
+    EVENTS = ('vmstate_qcow2_*', 'vmstate_writer_*', 'vmstate_reader_*',
+              'qcow2_writev_*', 'qcow2_l2_allocate')
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = os.path.join(iotests.test_dir, 'vmstate-trace.log')
+        self.files.append(self.log)
+
+    def launch_traced(self, *disks: Node, **kwargs: Any) -> SnapshotVM:
+        args = ['-D', self.log]
+        for pattern in self.EVENTS:
+            args += ['-trace', pattern]
+        return self.launch(*disks, args=args, **kwargs)
+
+    def trace(self, event: str) -> List[str]:
+        """What was logged about @event so far"""
+        with open(self.log, encoding='utf-8') as log:
+            return re.findall(rf'\b{event} (.*)', log.read())
 
 
 class RoundsTestCase(SnapshotTestCase):

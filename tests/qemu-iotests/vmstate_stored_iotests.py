@@ -62,9 +62,13 @@ class StoredState:
         table, index = divmod(cluster, self.table_bytes // self.cluster_size)
         return self.l2_table(table) + index * 8
 
+    def entry_of(self, number: int) -> int:
+        """What the L2 table tells of a cluster"""
+        value: int = self.numbers(self.l2_entry(number), '>Q')[0]
+        return value
+
     def cluster(self, number: int) -> int:
-        offset: int = self.numbers(self.l2_entry(number), '>Q')[0] & L2E_OFFSET
-        return offset
+        return self.entry_of(number) & L2E_OFFSET
 
     def clusters(self) -> int:
         return -(-self.size // self.cluster_size)

@@ -1,0 +1,190 @@
+/*
+ * qcow2: L2 tables for VM state, several at a time
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "qcow2.h"
+#include "qcow2-vmstate-tables.h"
+#include "trace.h"
+
+/*
+ * A row begins with a few tables and gets as long as all rows before it, so
+ * that no more tables are left over in the end than are in use.
+ */
+#define TABLES_MIN 4
+
+/* How much VM state the tables of the longest row hold */
+#define TABLES_REACH (128 * MiB)
+
+/* But with tiny clusters, they shall not take more than this */
+#define TABLES_MAX_BYTES (1 * MiB)
+
+/* A row of tables that are to be made, in the file and in the L1 table */
+typedef struct Qcow2NewTables {
+    BlockDriverState *bs;
+    int first;              /* index in the L1 table */
+    int count;
+    int64_t offset;         /* in the file */
+} Qcow2NewTables;
+
+/* How many tables to make when VM state has @tables, and @needed are missing */
+static int qcow2_vmstate_row_length(BDRVQcow2State *s, int tables, int needed)
+{
+    int64_t reach = (int64_t)s->l2_size << s->cluster_bits;
+    int max = MIN(DIV_ROUND_UP(TABLES_REACH, reach),
+                  MAX(TABLES_MAX_BYTES >> s->cluster_bits, 1));
+
+    return MIN(max, MAX(MAX(tables, needed), TABLES_MIN));
+}
+
+/* Find out which tables to make for [@offset, @end).  Called with s->lock. */
+static void qcow2_vmstate_plan_tables(Qcow2NewTables *t, int64_t offset,
+                                      int64_t end)
+{
+    BDRVQcow2State *s = t->bs->opaque;
+    int last = offset_to_l1_index(s, end - 1);
+    int i = offset_to_l1_index(s, offset);
+    int max;
+
+    while (i <= last && i < s->l1_size && s->l1_table[i]) {
+        i++;
+    }
+    t->first = i;
+    t->count = 0;
+    if (i > last) {
+        return;
+    }
+    max = qcow2_vmstate_row_length(s, i - s->l1_vm_state_index, last - i + 1);
+    while (t->count < max && (i >= s->l1_size || !s->l1_table[i])) {
+        t->count++;
+        i++;
+    }
+}
+
+/*
+ * Write empty tables.  They, and that they are in use, are on disk when this
+ * returns 0.  Called with s->lock held.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_write_tables(const Qcow2NewTables *t)
+{
+    BlockDriverState *bs = t->bs;
+    BDRVQcow2State *s = bs->opaque;
+    size_t bytes = (size_t)t->count << s->cluster_bits;
+    void *zeroes;
+    int ret;
+
+    ret = qcow2_pre_write_overlap_check(bs, 0, t->offset, bytes, false);
+    if (ret < 0) {
+        return ret;
+    }
+    zeroes = qemu_try_blockalign0(bs->file->bs, bytes);
+    if (!zeroes) {
+        return -ENOMEM;
+    }
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_L2_ALLOC_WRITE);
+    ret = bdrv_co_pwrite(bs->file, t->offset, bytes, zeroes, 0);
+    qemu_vfree(zeroes);
+    if (ret < 0) {
+        return ret;
+    }
+    /* This flushes the file even if no refcount block is dirty */
+    return qcow2_cache_flush(bs, s->refcount_block_cache);
+}
+
+/* Write the part of the L1 table with the new entries, in whole sectors */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_write_l1(const Qcow2NewTables *t)
+{
+    BlockDriverState *bs = t->bs;
+    BDRVQcow2State *s = bs->opaque;
+    int align = MAX(MIN(bs->file->bs->bl.request_alignment, s->cluster_size) /
+                    L1E_SIZE, 1);
+    int first = QEMU_ALIGN_DOWN(t->first, align);
+    int end = QEMU_ALIGN_UP(t->first + t->count, align);
+    int64_t offset = s->l1_table_offset + first * L1E_SIZE;
+    size_t bytes = (end - first) * L1E_SIZE;
+    g_autofree uint64_t *entries = g_try_new0(uint64_t, end - first);
+    int i, ret;
+
+    if (!entries) {
+        return -ENOMEM;
+    }
+    for (i = first; i < MIN(end, s->l1_size); i++) {
+        entries[i - first] = cpu_to_be64(s->l1_table[i]);
+    }
+    ret = qcow2_pre_write_overlap_check(bs, QCOW2_OL_ACTIVE_L1, offset, bytes,
+                                        false);
+    if (ret < 0) {
+        return ret;
+    }
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_L1_UPDATE);
+    return bdrv_co_pwrite_sync(bs->file, offset, bytes, entries, 0);
+}
+
+/* Called with s->lock held */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_link_tables(const Qcow2NewTables *t)
+{
+    BDRVQcow2State *s = t->bs->opaque;
+    int i;
+
+    for (i = 0; i < t->count; i++) {
+        s->l1_table[t->first + i] =
+            (t->offset + ((int64_t)i << s->cluster_bits)) | QCOW_OFLAG_COPIED;
+    }
+    /*
+     * If this fails, nobody knows whether the entries are on disk.  So they
+     * stay in memory, and whoever releases the VM state clears both.
+     */
+    return qcow2_vmstate_write_l1(t);
+}
+
+/* Called with s->lock held */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_make_tables(Qcow2NewTables *t)
+{
+    BDRVQcow2State *s = t->bs->opaque;
+    int64_t bytes = (int64_t)t->count << s->cluster_bits;
+    int ret;
+
+    ret = qcow2_grow_l1_table(t->bs, t->first + t->count, false);
+    if (ret < 0) {
+        return ret;
+    }
+    t->offset = qcow2_alloc_clusters(t->bs, bytes);
+    if (t->offset <= 0) {
+        return t->offset ?: -EIO;
+    }
+    ret = qcow2_vmstate_write_tables(t);
+    if (ret < 0) {
+        qcow2_free_clusters(t->bs, t->offset, bytes, QCOW2_DISCARD_ALWAYS);
+        return ret;
+    }
+    return qcow2_vmstate_link_tables(t);
+}
+
+int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
+                                          int64_t bytes)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2NewTables t = { .bs = bs };
+    int ret = 0;
+
+    qemu_co_mutex_lock(&s->lock);
+    qcow2_vmstate_plan_tables(&t, offset, offset + bytes);
+    if (t.count > 1) {
+        ret = qcow2_vmstate_make_tables(&t);
+        trace_vmstate_qcow2_add_tables(bdrv_get_node_name(bs), t.first,
+                                       t.count, ret);
+    }
+    qemu_co_mutex_unlock(&s->lock);
+    /* There may be room for a single one */
+    return ret == -ENOSPC ? 0 : ret;
+}
