@@ -10,6 +10,7 @@
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
+#include "qcow2-vmstate-refblocks.h"
 #include "qcow2-vmstate-tables.h"
 #include "trace.h"
 
@@ -98,6 +99,27 @@ qcow2_vmstate_write_tables(const Qcow2NewTables *t)
     return qcow2_cache_flush(bs, s->refcount_block_cache);
 }
 
+/* So that nobody has to read zeroes.  Called with s->lock held. */
+static int GRAPH_RDLOCK qcow2_vmstate_cache_tables(const Qcow2NewTables *t)
+{
+    BDRVQcow2State *s = t->bs->opaque;
+    int slice_bytes = s->l2_slice_size * l2_entry_size(s);
+    int64_t end = t->offset + ((int64_t)t->count << s->cluster_bits);
+    int64_t at;
+
+    for (at = t->offset; at < end; at += slice_bytes) {
+        void *slice;
+        int ret = qcow2_cache_get_empty(t->bs, s->l2_table_cache, at, &slice);
+
+        if (ret < 0) {
+            return ret;
+        }
+        memset(slice, 0, slice_bytes);
+        qcow2_cache_put(s->l2_table_cache, &slice);
+    }
+    return 0;
+}
+
 /* Write the part of the L1 table with the new entries, in whole sectors */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_write_l1(const Qcow2NewTables *t)
@@ -154,6 +176,11 @@ qcow2_vmstate_make_tables(Qcow2NewTables *t)
     int64_t bytes = (int64_t)t->count << s->cluster_bits;
     int ret;
 
+    ret = qcow2_vmstate_add_refblocks(t->bs,
+                                      (int64_t)t->count * (s->l2_size + 1));
+    if (ret < 0) {
+        return ret;
+    }
     ret = qcow2_grow_l1_table(t->bs, t->first + t->count, false);
     if (ret < 0) {
         return ret;
@@ -163,6 +190,9 @@ qcow2_vmstate_make_tables(Qcow2NewTables *t)
         return t->offset ?: -EIO;
     }
     ret = qcow2_vmstate_write_tables(t);
+    if (ret == 0) {
+        ret = qcow2_vmstate_cache_tables(t);
+    }
     if (ret < 0) {
         qcow2_free_clusters(t->bs, t->offset, bytes, QCOW2_DISCARD_ALWAYS);
         return ret;
