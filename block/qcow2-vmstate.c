@@ -17,6 +17,9 @@
 #include "qcow2-vmstate-check.h"
 #include "trace.h"
 
+/* Large enough for any file system to know of it */
+#define VMSTATE_MIN_HOLE (64 * KiB)
+
 struct Qcow2VmstateGrowth {
     CoMutex lock;           /* taken around growing */
 
@@ -551,7 +554,7 @@ qcow2_vmstate_co_trim(BlockDriverState *bs, int64_t length_before)
 void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t file_size, needed;
+    int64_t file_size, needed, data_end;
 
     GLOBAL_STATE_CODE();
 
@@ -564,11 +567,17 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
         return;
     }
     needed = qcow2_vmstate_needed_size(bs, file_size, -1);
-    needed = qcow2_vmstate_data_end(bs->file->bs, needed, file_size);
-    if (!qcow2_vmstate_is_leftover(needed, file_size)) {
+    data_end = qcow2_vmstate_data_end(bs->file->bs, needed, file_size);
+    if (!qcow2_vmstate_is_leftover(data_end, file_size)) {
         return;
     }
-    qcow2_vmstate_cut_file(bs, file_size, needed);
+    if (data_end > needed) {
+        /* By a hole the next save knows that the data may go */
+        needed = data_end + MAX(s->cluster_size, VMSTATE_MIN_HOLE);
+    }
+    if (needed < file_size) {
+        qcow2_vmstate_cut_file(bs, file_size, needed);
+    }
 }
 
 static void coroutine_fn GRAPH_RDLOCK

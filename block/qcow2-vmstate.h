@@ -103,7 +103,8 @@ qcow2_vmstate_grow_file(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
  * Cuts off the hole at the end of the image file if there is no used cluster in
  * it and it is no larger than what a save leaves.  Data in front of it that no
  * refcount covers is left alone, as the refcounts may be what is wrong; it goes
- * with the next save.  Best effort.
+ * with the next save, which knows it by a short hole that is kept behind it.
+ * Best effort.
  *
  * Main loop thread, outside coroutines, before the caches are destroyed.
  */

@@ -6,6 +6,7 @@ import collections
 import os
 import re
 import shutil
+import subprocess
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, \
     Tuple
 
@@ -33,10 +34,22 @@ SEED = int(os.environ.get('QFS_SEED', '20'))
 
 STOPPED = 'restore-vm'
 
+# The copy of an image that repairing is tried with
+REPAIRED = 'repaired'
+
 Request = Tuple[int, int]
 
-# In the text of an error while VM state is written
-WHERE = r"offset \d+ to node 'disk'|Could not flush node 'disk'"
+# What the text of an error says that was tried: of a save either the snapshot
+# or its VM state, and otherwise the snapshot
+SAVE = r"Could not create snapshot 'next' on 'disk'|" \
+    'Error while writing VM state: '
+LOAD = r"(Could not load|Disks were reverted to|VM state of) snapshot 'first'"
+DELETE = r"Could not delete snapshot 'second' on 'disk'"
+
+# What it says besides if it was about a request for VM state
+WHERE = r"offset \d+ (to|from) node 'disk'|" \
+    r"in node 'disk' cannot be read at offset \d+|" \
+    r"Could not flush node 'disk' after \d+ bytes"
 
 
 def note(text: str) -> None:
@@ -44,6 +57,11 @@ def note(text: str) -> None:
     path = os.path.join(iotests.test_dir, 'vmstate.notes')
     with open(path, 'a', encoding='utf-8') as notes:
         notes.write(text + '\n')
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """Of a file that may be a lot longer than what is in it"""
+    subprocess.run(['cp', '--sparse=always', source, target], check=True)
 
 
 def fail_nth(number: int, kind: str, errno: int) -> Tuple[List[Node],
@@ -86,6 +104,7 @@ class FaultTestCase(SnapshotTestCase):
             self.write_patterns(name, 0x11, '1M')
         self.log = os.path.join(iotests.test_dir, 'vmstate-faults.log')
         self.files.append(self.log)
+        self.add_file(REPAIRED)
         self.start_vm()
         self.attach()
         self.vm.fill_ram(FIRST)
@@ -109,6 +128,14 @@ class FaultTestCase(SnapshotTestCase):
         count = self.allocated()
         self.renew_disk()
         return count
+
+    def add_second(self) -> None:
+        """Another snapshot, which is like the disks are now"""
+        self.attach()
+        self.vm.fill_ram(SECOND)
+        self.succeed(self.save_all('second'))
+        self.detach()
+        self.keep_as_pristine()
 
     def path_of(self, name: str) -> str:
         return self.disk if name == 'disk' else disk_path(name)
@@ -175,8 +202,13 @@ class FaultTestCase(SnapshotTestCase):
             self.assertEqual(match.group(2), '1', line)
 
     def check_crashed(self, path: Optional[str] = None) -> List[str]:
-        """There are leaks at most; returns what there is"""
-        text = qemu_img('check', path or self.disk, check=False).stdout
+        """
+        What is wrong with an image does no harm; returns what there is
+
+        That is leaks, and flags that do not fit their counts.
+        """
+        result = qemu_img('check', path or self.disk, check=False)
+        text = result.stdout
         leaks = re.findall(r'^Leaked cluster (\d+) .* reference=(\d+)$', text,
                            re.MULTILINE)
         references = {int(cluster): int(count) for cluster, count in leaks}
@@ -188,7 +220,23 @@ class FaultTestCase(SnapshotTestCase):
             found.append('flags')
         if leaks:
             found.append('leaks')
+        # The status has the worst there is, and 1 is for no check at all
+        status = 2 if 'flags' in found else 3 if leaks else 0
+        self.assertEqual(result.returncode, status, text)
         return found
+
+    def check_leaks_only(self, path: Optional[str] = None) -> None:
+        """
+        Nothing is wrong with an image once its leaks are freed
+
+        That is tried with a copy.  A flag may be wrong as long as its cluster
+        has a leak.
+        """
+        copy = disk_path(REPAIRED)
+        copy_sparse(path or self.disk, copy)
+        for args in (('-r', 'leaks', copy), (copy,)):
+            result = qemu_img('check', *args, check=False)
+            self.assertEqual(result.returncode, 0, result.stdout)
 
     # A VM that has no disks but for a trial, and no devices for them
 
@@ -291,14 +339,6 @@ class EveryRequest(FaultTestCase):
              f'leaks: {self.leaky_trials}')
         super().tearDown()
 
-    def add_second(self) -> None:
-        """Another snapshot, which is like the disk is now"""
-        self.attach()
-        self.vm.fill_ram(SECOND)
-        self.succeed(self.vm.save('second'))
-        self.detach()
-        self.keep_as_pristine()
-
     def measure(self, operation: Callable[[], Optional[str]]
                 ) -> Dict[str, List[Request]]:
         """The requests of an operation that nothing happens to"""
@@ -315,10 +355,12 @@ class EveryRequest(FaultTestCase):
         self.vm.fill_ram(NOW)
         self.attach(rules, states)
 
-    def check_text(self, error: str, errno: int) -> None:
-        """It says what failed, where and why"""
+    def check_text(self, error: str, errno: int,
+                   tried: str = f'{SAVE}|{LOAD}|{DELETE}') -> None:
+        """It says what was tried, what failed, where and why"""
         self.fail_with(error, "'disk'", os.strerror(errno))
-        if 'VM state:' in error:
+        self.assertRegex(error, tried)
+        if 'VM state' in error:
             self.assertRegex(error, WHERE)
 
     def check_disk(self, reverted: bool) -> None:

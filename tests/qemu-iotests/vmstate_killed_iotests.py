@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from typing import Callable, Dict, List
+from typing import Callable, Dict, NamedTuple
 
 from qemu.qmp import QMPError
 
@@ -19,7 +19,7 @@ import iotests
 from iotests import qemu_img, qemu_img_check, qemu_io
 from vmstate_iotests import KIB, MIB, SOAK
 from vmstate_job_iotests import JobVM
-from vmstate_fault_iotests import CLUSTER, FIRST, NOW, SEED, \
+from vmstate_fault_iotests import CLUSTER, FIRST, NOW, SECOND, SEED, \
     FaultTestCase, main as run_tests, note
 
 
@@ -31,29 +31,56 @@ DELAY = 1500 * 1000
 
 DISK = 16 * MIB
 
+# What closing an image leaves behind data that is not in use
+HOLE = 64 * KIB
 
-def host_bytes(path: str) -> int:
-    info = os.stat(path)
-    return max(info.st_blocks * 512, info.st_size)
+
+# What there is before, and stays
+RAM = {'first': FIRST, 'second': SECOND}
+KEPT = list(RAM)
+
+
+class FileEnd(NamedTuple):
+    """
+    What is at the end of an image's file
+
+    @image: where its last cluster ends, be it used or leaked
+    @data: where a hole begins that lasts to the end of the file, if any
+    @file: where the file ends
+    @leaks: how many clusters are leaked
+    """
+
+    image: int
+    data: int
+    file: int
+    leaks: int
+
+    def can_be_cut(self) -> bool:
+        """
+        Is there nothing to be cut off, or will the next save do it?
+
+        It knows what another one has left by the hole.  Where that is not,
+        which only deletes do, or a leak is behind, it leaves data alone.
+        """
+        return not self.leaks and (self.data <= self.image or
+                                   self.data < self.file)
 
 
 class KilledDisk:
     """An image, and copies of what was in it at several times"""
 
-    def __init__(self, path: str, first: str, following: str, current: str):
+    def __init__(self, path: str, snapshots: Dict[str, str], current: str):
         """
-        @first: what snapshot 'first' has
-        @following: what snapshot 'next' has, if there is one
+        @snapshots: what each of them has, by name; with 'next', if any
         @current: what the disk has now
         """
         self.path = path
-        self.first = first
-        self.next = following
+        self.snapshots = snapshots
         self.current = current
         self.limit = 0
 
     def keep_next(self) -> None:
-        shutil.copyfile(self.current, self.next)
+        shutil.copyfile(self.current, self.snapshots['next'])
 
     def assert_data(self, *references: str) -> str:
         """
@@ -77,6 +104,19 @@ class KilledDisk:
         with open(self.current, 'r+b') as disk:
             disk.seek(offset)
             disk.write(bytes([pattern]) * size)
+
+    def end(self) -> FileEnd:
+        result = qemu_img_check(self.path)
+        with open(self.path, 'rb') as file:
+            size = file.seek(0, os.SEEK_END)
+            data = 0
+            with contextlib.suppress(OSError):
+                # It fails behind the last data
+                while True:
+                    data = file.seek(file.seek(data, os.SEEK_DATA),
+                                     os.SEEK_HOLE)
+        return FileEnd(result['image-end-offset'], data, size,
+                       result.get('leaks', 0))
 
     def clusters(self) -> int:
         """How many it needs: what is not zero was written"""
@@ -116,6 +156,7 @@ class KilledTestCase(FaultTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.add_second()
         self.quit()
         self.rounds *= FACTOR
         self.source = random.Random(f'{SEED} {self.id()}')
@@ -125,10 +166,11 @@ class KilledTestCase(FaultTestCase):
         self.round = 0
 
     def image(self, name: str) -> KilledDisk:
-        disk = KilledDisk(self.path_of(name), self.reference('first', name),
-                          self.add_file(f'next-{name}'),
+        snapshots = {tag: self.reference(tag, name) for tag in KEPT}
+        snapshots['next'] = self.add_file(f'next-{name}')
+        disk = KilledDisk(self.path_of(name), snapshots,
                           self.reference('now', name))
-        disk.limit = host_bytes(disk.path) + 2 * self.ram_mib * MIB
+        disk.limit = os.stat(disk.path).st_size + self.ram_mib * MIB
         return disk
 
     def tearDown(self) -> None:
@@ -158,22 +200,69 @@ class KilledTestCase(FaultTestCase):
             found = self.check_crashed(disk.path)
             for what in found:
                 self.count(what)
+            self.check_leaks_only(disk.path)
             if found and self.source.random() < 0.5:
                 qemu_img('check', '-r', 'leaks', disk.path)
                 self.assert_sound(disk.path)
 
+    def assert_cut(self, disk: KilledDisk) -> None:
+        """
+        The file has what the disk needs, and the host has no more of it
+
+        Of the last cluster, the file has what was written.
+        """
+        end = self.assert_sound(disk.path, allocated=disk.clusters()
+                                )['image-end-offset']
+        info = os.stat(disk.path)
+        self.assertEqual(-(-info.st_size // CLUSTER) * CLUSTER, end, disk.path)
+        self.assertLessEqual(info.st_blocks * 512, end, disk.path)
+
+    def assert_closed(self) -> None:
+        """
+        Closing an image cuts off a hole at the end, if not data
+
+        Behind data a short one stays, by which the next save knows it.
+        """
+        for disk in self.images:
+            end = disk.end()
+            hole = HOLE if end.image < end.data else 0
+            self.assertLessEqual(end.file, max(end.image, end.data) + hole,
+                                 str(end))
+
+    def cut_data(self, disk: KilledDisk, before: FileEnd) -> None:
+        """
+        What a save has left of the file that it cannot cut off
+
+        That is no more than there was.  The next round shall not have it.
+        """
+        end = disk.end()
+        self.assertLessEqual(end.file, max(end.image, before.data), str(end))
+        if end.file > end.image:
+            self.count('data behind the end')
+            os.truncate(disk.path, end.image)
+
     def take_back(self) -> None:
         """A save takes back all but leaks"""
+        before = [disk.end() for disk in self.images]
         self.attach()
         self.succeed(self.save_all('whole'))
         self.detach()
-        for disk in self.images:
-            if qemu_img_check(disk.path).get('leaks', 0):
+        for disk, end in zip(self.images, before):
+            leaks = qemu_img_check(disk.path).get('leaks', 0)
+            # It leaks nothing itself
+            self.assertLessEqual(leaks, end.leaks)
+            if leaks:
                 qemu_img('check', '-r', 'leaks', disk.path)
             self.assert_sound(disk.path, allocated=disk.clusters())
         self.attach()
         self.succeed(self.delete_all('whole'))
         self.detach()
+        for disk, end in zip(self.images, before):
+            if not end.can_be_cut():
+                self.cut_data(disk, end)
+            elif end.image < end.data:
+                self.count('cut off')
+            self.assert_cut(disk)
 
     def verify_snapshots(self) -> None:
         """All have their memory and their disks; 'next' is gone then"""
@@ -181,13 +270,12 @@ class KilledTestCase(FaultTestCase):
         names = {name: self.snapshot_names(name) for name in self.disks}
         self.detach()
         for those in names.values():
-            self.assertEqual([name for name in those if name != 'next'],
-                             ['first'])
-        self.verify('first', FIRST, [disk.first for disk in self.images])
+            self.assertEqual([name for name in those if name != 'next'], KEPT)
+        for tag, ram in RAM.items():
+            self.verify(tag, ram)
         halves = sum('next' in those for those in names.values())
         if halves == len(self.disks):
-            self.verify('next', self.next_ram,
-                        [disk.next for disk in self.images])
+            self.verify('next', self.next_ram)
         elif halves:
             self.refuse_half()
             if self.source.random() < 0.5:
@@ -200,7 +288,7 @@ class KilledTestCase(FaultTestCase):
         self.attach()
         self.succeed(self.delete_all('next'))
         for name in self.disks:
-            self.assertEqual(self.snapshot_names(name), ['first'])
+            self.assertEqual(self.snapshot_names(name), KEPT)
         self.detach()
 
     def refuse_half(self) -> None:
@@ -231,16 +319,16 @@ class KilledTestCase(FaultTestCase):
         self.assertTrue(vm.ram_is(self.next_ram))
         self.detach()
         for disk in self.images:
-            disk.assert_data(disk.next)
+            disk.assert_data(disk.snapshots['next'])
 
-    def verify(self, tag: str, ram: int, references: List[str]) -> None:
+    def verify(self, tag: str, ram: int) -> None:
         self.vm.scribble_ram()
         self.attach()
         self.succeed(self.load_all(tag))
         self.assertTrue(self.vm.ram_is(ram), tag)
         self.detach()
-        for disk, reference in zip(self.images, references):
-            disk.assert_data(reference)
+        for disk in self.images:
+            disk.assert_data(disk.snapshots[tag])
 
     # Rounds
 
@@ -307,16 +395,23 @@ class KilledTestCase(FaultTestCase):
         """What a crash has left is taken back, and nothing was lost"""
         self.look_at_crashed()
         self.start_vm()
-        steps = [self.take_back, self.verify_snapshots]
         if self.source.random() < 0.5:
-            steps.reverse()
-        for step in steps:
-            step()
+            self.take_back()
+            self.verify_snapshots()
+        else:
+            self.verify_snapshots()
+            self.assert_closed()
+            self.take_back()
         for disk in self.images:
-            self.assert_sound(disk.path, allocated=disk.clusters())
-            self.assertLess(host_bytes(disk.path), disk.limit)
+            self.assert_cut(disk)
+            self.assertLess(os.stat(disk.path).st_size, disk.limit)
             disk.write(self.source.randrange(0, 3 * MIB, CLUSTER),
                        self.source.randrange(1, 256))
+
+    def assert_kinds(self, *outcomes: str) -> None:
+        """Moments were not all before, or all after, what counts"""
+        self.assertGreater(len(self.outcomes.keys() & set(outcomes)), 1,
+                           str(self.outcomes))
 
     def do_rounds(self, do_round: Callable[[], None]) -> None:
         self.start_vm()
@@ -351,6 +446,7 @@ class KilledSave(KilledTestCase):
 
         self.do_rounds(do_round)
         self.assertGreater(self.outcomes['not saved'], self.rounds // 4)
+        self.assert_kinds('saved', 'on one disk', 'not saved')
 
 
 class KilledDelete(KilledTestCase):
@@ -372,15 +468,20 @@ class KilledDelete(KilledTestCase):
             self.kill_in(delete)
 
         self.do_rounds(do_round)
+        self.assert_kinds('deleted', 'on one disk', 'not deleted')
 
 
 class KilledRevert(KilledTestCase):
+    target = KEPT[0]
+
     def begin(self) -> None:
-        self.vm.begin_load('first', self.disks, self.vmstate)
+        self.vm.begin_load(self.target, self.disks, self.vmstate)
 
     def outcome(self) -> str:
-        reverted = [disk.assert_data(disk.current, disk.first) == disk.first
-                    for disk in self.images]
+        reverted = []
+        for disk in self.images:
+            target = disk.snapshots[self.target]
+            reverted.append(disk.assert_data(disk.current, target) == target)
         if all(reverted):
             return 'reverted'
         return 'one disk reverted' if any(reverted) else 'not reverted'
@@ -393,11 +494,11 @@ class KilledRevert(KilledTestCase):
         self.quit()
 
         def do_round() -> None:
+            self.target = self.source.choice(KEPT)
             self.kill_in(revert)
 
         self.do_rounds(do_round)
-        kinds = {'reverted', 'one disk reverted', 'not reverted'}
-        self.assertGreater(len(self.outcomes.keys() & kinds), 1)
+        self.assert_kinds('reverted', 'one disk reverted', 'not reverted')
 
 
 def main() -> None:
