@@ -13,6 +13,12 @@
 #include "trace.h"
 
 /*
+ * The first block of a row counts all, so a crash must link all or none: their
+ * entries are in one sector.
+ */
+#define ENTRIES_IN_SECTOR (BDRV_SECTOR_SIZE / REFTABLE_ENTRY_SIZE)
+
+/*
  * A row of blocks that are to be made.  They lie at the beginning of what they
  * describe, so the first of them counts them all.
  */
@@ -32,10 +38,11 @@ static void qcow2_vmstate_plan_refblocks(Qcow2NewRefblocks *r,
                    (int64_t)s->free_cluster_index;
     int64_t count = DIV_ROUND_UP(MAX(clusters - left, 0),
                                  s->refcount_block_size);
+    int64_t room = MIN(ENTRIES_IN_SECTOR - first % ENTRIES_IN_SECTOR,
+                       MAX((int64_t)s->refcount_table_size - first, 0));
 
     r->first = first;
-    r->count = MIN(MIN(count, s->refcount_block_size),
-                   MAX((int64_t)s->refcount_table_size - first, 0));
+    r->count = MIN(MIN(count, s->refcount_block_size), room);
     r->offset = first << (s->refcount_block_bits + s->cluster_bits);
 }
 
@@ -73,9 +80,12 @@ static int64_t qcow2_vmstate_refblock_offset(const Qcow2NewRefblocks *r, int i)
     return r->offset + ((int64_t)(i - r->first) << s->cluster_bits);
 }
 
-/* Write the part of the refcount table with the new entries, in sectors */
+/*
+ * Write the part of the refcount table where the new entries are, in sectors;
+ * without them unless @linked
+ */
 static int GRAPH_RDLOCK
-qcow2_vmstate_link_refblocks(const Qcow2NewRefblocks *r)
+qcow2_vmstate_write_reftable(const Qcow2NewRefblocks *r, bool linked)
 {
     BlockDriverState *bs = r->bs;
     BDRVQcow2State *s = bs->opaque;
@@ -91,7 +101,7 @@ qcow2_vmstate_link_refblocks(const Qcow2NewRefblocks *r)
         return -ENOMEM;
     }
     for (i = begin; i < MIN(aligned_end, s->refcount_table_size); i++) {
-        bool is_new = i >= r->first && i < end;
+        bool is_new = linked && i >= r->first && i < end;
 
         entries[i - begin] = cpu_to_be64(
             is_new ? qcow2_vmstate_refblock_offset(r, i)
@@ -115,9 +125,13 @@ qcow2_vmstate_make_refblocks(const Qcow2NewRefblocks *r)
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_vmstate_link_refblocks(r);
+    ret = qcow2_vmstate_write_reftable(r, true);
     if (ret < 0) {
-        /* If they are linked on disk, qcow2 will make others in their place */
+        /*
+         * The table on disk must not tell of blocks that memory does not know,
+         * as their clusters are going to be used for something else.
+         */
+        qcow2_vmstate_write_reftable(r, false);
         return ret;
     }
     for (i = r->first; i < r->first + r->count; i++) {
