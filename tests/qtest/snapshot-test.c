@@ -1467,31 +1467,60 @@ static void test_start_missing(void)
 
 /* ------------------------------------------------------------------------- */
 
-static void add_tests(void)
+typedef struct SnapshotTest {
+    const char *path;
+    void (*run)(void);
+    bool runs_guest;        /* the VM executes code */
+} SnapshotTest;
+
+static const SnapshotTest tests[] = {
+    { "snapshot/job/life", test_job_life },
+    { "snapshot/job/ids", test_job_ids },
+    { "snapshot/error/save", test_error_save },
+    { "snapshot/error/load", test_error_load },
+    { "snapshot/error/delete", test_error_delete },
+    { "snapshot/disks/three", test_disks_three },
+    { "snapshot/disks/some", test_disks_some },
+    { "snapshot/disks/delete-missing", test_disks_delete_missing },
+    { "snapshot/name/odd", test_name_odd },
+    { "snapshot/name/long", test_name_long },
+    { "snapshot/name/like-id", test_name_like_id },
+    { "snapshot/ram/zero", test_ram_zero },
+    { "snapshot/ram/sparse", test_ram_sparse },
+    { "snapshot/ram/unchanged", test_ram_unchanged },
+    { "snapshot/ram/hotplugged", test_ram_hotplugged },
+    { "snapshot/start/missing", test_start_missing },
+    { "snapshot/guest/running", test_guest_running, true },
+    { "snapshot/guest/paused", test_guest_paused, true },
+    { "snapshot/guest/never-started", test_guest_never_started, true },
+    { "snapshot/guest/loadvm", test_guest_loadvm, true },
+};
+
+/* What @test needs that is not here, or NULL */
+static const char *missing_for(const SnapshotTest *test)
 {
-    qtest_add_func("snapshot/job/life", test_job_life);
-    qtest_add_func("snapshot/job/ids", test_job_ids);
-    qtest_add_func("snapshot/error/save", test_error_save);
-    qtest_add_func("snapshot/error/load", test_error_load);
-    qtest_add_func("snapshot/error/delete", test_error_delete);
-    qtest_add_func("snapshot/disks/three", test_disks_three);
-    qtest_add_func("snapshot/disks/some", test_disks_some);
-    qtest_add_func("snapshot/disks/delete-missing", test_disks_delete_missing);
-    qtest_add_func("snapshot/name/odd", test_name_odd);
-    qtest_add_func("snapshot/name/long", test_name_long);
-    qtest_add_func("snapshot/name/like-id", test_name_like_id);
-    qtest_add_func("snapshot/ram/zero", test_ram_zero);
-    qtest_add_func("snapshot/ram/sparse", test_ram_sparse);
-    qtest_add_func("snapshot/ram/unchanged", test_ram_unchanged);
-    qtest_add_func("snapshot/ram/hotplugged", test_ram_hotplugged);
-    qtest_add_func("snapshot/start/missing", test_start_missing);
-    if (qtest_has_accel("tcg")) {
-        qtest_add_func("snapshot/guest/running", test_guest_running);
-        qtest_add_func("snapshot/guest/paused", test_guest_paused);
-        qtest_add_func("snapshot/guest/never-started",
-                       test_guest_never_started);
-        qtest_add_func("snapshot/guest/loadvm", test_guest_loadvm);
+    if (!have_qemu_img()) {
+        return "QTEST_QEMU_IMG is not set or names no program";
     }
+    if (!qtest_has_machine("pc")) {
+        return "no machine type pc";
+    }
+    if (test->runs_guest && !qtest_has_accel("tcg")) {
+        return "no TCG to run a guest with";
+    }
+    return NULL;
+}
+
+static void run_test(const void *opaque)
+{
+    const SnapshotTest *test = opaque;
+    const char *missing = missing_for(test);
+
+    if (missing) {
+        g_test_skip(missing);
+        return;
+    }
+    test->run();
 }
 
 int main(int argc, char **argv)
@@ -1499,18 +1528,12 @@ int main(int argc, char **argv)
     int ret;
 
     g_test_init(&argc, &argv, NULL);
-    if (!have_qemu_img()) {
-        g_test_skip("QTEST_QEMU_IMG is not set or names no program");
-        return g_test_run();
-    }
-    if (!qtest_has_machine("pc")) {
-        g_test_skip("no machine type pc");
-        return g_test_run();
-    }
 
     tmpdir = g_dir_make_tmp("snapshot-test-XXXXXX", NULL);
     g_assert_nonnull(tmpdir);
-    add_tests();
+    for (int i = 0; i < ARRAY_SIZE(tests); i++) {
+        qtest_add_data_func(tests[i].path, &tests[i], run_test);
+    }
     ret = g_test_run();
 
     for (int i = 0; i < 3; i++) {
