@@ -86,6 +86,10 @@ int coroutine_fn qcow2_vmstate_co_pwritev(BlockDriverState *bs, int64_t offset,
         return -ENOMEM;
     }
     ret = qcow2_vmstate_read_edges(&r, buf);
+    if (ret == 0 && !bs->drv) {
+        /* Meanwhile another request has found the image corrupt */
+        ret = -ENOMEDIUM;
+    }
     if (ret == 0) {
         qemu_iovec_to_buf(qiov, 0, buf + r.head, qiov->size);
         qemu_iovec_init_buf(&padded, buf, r.bytes);

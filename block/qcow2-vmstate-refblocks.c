@@ -46,6 +46,27 @@ static void qcow2_vmstate_plan_refblocks(Qcow2NewRefblocks *r,
     r->offset = first << (s->refcount_block_bits + s->cluster_bits);
 }
 
+/* What the caches still have of clusters that were given up after an error */
+static void qcow2_vmstate_forget_cached(const Qcow2NewRefblocks *r)
+{
+    BDRVQcow2State *s = r->bs->opaque;
+    Qcow2Cache *caches[] = { s->refcount_block_cache, s->l2_table_cache };
+    int64_t end = r->offset + ((int64_t)r->count << s->cluster_bits);
+    int slice_bytes = s->l2_slice_size * l2_entry_size(s);
+    int64_t at;
+    int i;
+
+    for (at = r->offset; at < end; at += slice_bytes) {
+        for (i = 0; i < ARRAY_SIZE(caches); i++) {
+            void *table = qcow2_cache_is_table_offset(caches[i], at);
+
+            if (table) {
+                qcow2_cache_discard(caches[i], table);
+            }
+        }
+    }
+}
+
 /* On disk when this returns 0 */
 static int GRAPH_RDLOCK
 qcow2_vmstate_write_refblocks(const Qcow2NewRefblocks *r)
@@ -121,6 +142,7 @@ qcow2_vmstate_make_refblocks(const Qcow2NewRefblocks *r)
     BDRVQcow2State *s = r->bs->opaque;
     int i, ret;
 
+    qcow2_vmstate_forget_cached(r);
     ret = qcow2_vmstate_write_refblocks(r);
     if (ret < 0) {
         return ret;
@@ -131,7 +153,11 @@ qcow2_vmstate_make_refblocks(const Qcow2NewRefblocks *r)
          * The table on disk must not tell of blocks that memory does not know,
          * as their clusters are going to be used for something else.
          */
-        qcow2_vmstate_write_reftable(r, false);
+        if (qcow2_vmstate_write_reftable(r, false) < 0) {
+            /* Then leak them; the first block will be replaced */
+            qcow2_alloc_clusters_at(r->bs, r->offset + s->cluster_size,
+                                    r->count - 1);
+        }
         return ret;
     }
     for (i = r->first; i < r->first + r->count; i++) {

@@ -168,9 +168,12 @@ qcow2_vmstate_link_tables(const Qcow2NewTables *t)
     return qcow2_vmstate_write_l1(t);
 }
 
-/* Called with s->lock held */
+/*
+ * Allocate and write, but do not link.  On disk when this returns 0; otherwise
+ * all is as it was.  Called with s->lock held.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_make_tables(Qcow2NewTables *t)
+qcow2_vmstate_prepare_tables(Qcow2NewTables *t)
 {
     BDRVQcow2State *s = t->bs->opaque;
     int64_t bytes = (int64_t)t->count << s->cluster_bits;
@@ -195,9 +198,28 @@ qcow2_vmstate_make_tables(Qcow2NewTables *t)
     }
     if (ret < 0) {
         qcow2_free_clusters(t->bs, t->offset, bytes, QCOW2_DISCARD_ALWAYS);
-        return ret;
     }
-    return qcow2_vmstate_link_tables(t);
+    return ret;
+}
+
+/* Called with s->lock held */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_make_tables(Qcow2NewTables *t)
+{
+    BDRVQcow2State *s = t->bs->opaque;
+    uint64_t free_cluster_index = s->free_cluster_index;
+    int ret = qcow2_vmstate_prepare_tables(t);
+
+    /* A row does not fit into smaller holes, but what comes next may */
+    s->free_cluster_index = MIN(s->free_cluster_index, free_cluster_index);
+
+    trace_vmstate_qcow2_add_tables(bdrv_get_node_name(t->bs), t->first,
+                                   t->count, ret);
+    if (ret == -ENOSPC || ret == -EFBIG || ret == -ENOMEM) {
+        /* There may be room for a single one */
+        return 0;
+    }
+    return ret < 0 ? ret : qcow2_vmstate_link_tables(t);
 }
 
 int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
@@ -211,10 +233,8 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
     qcow2_vmstate_plan_tables(&t, offset, offset + bytes);
     if (t.count > 1) {
         ret = qcow2_vmstate_make_tables(&t);
-        trace_vmstate_qcow2_add_tables(bdrv_get_node_name(bs), t.first,
-                                       t.count, ret);
     }
     qemu_co_mutex_unlock(&s->lock);
-    /* There may be room for a single one */
-    return ret == -ENOSPC ? 0 : ret;
+    /* While this waited, another request may have found the image corrupt */
+    return ret == 0 && !bs->drv ? -ENOMEDIUM : ret;
 }

@@ -21,7 +21,7 @@ extern const BdrvVmstateOps qcow2_vmstate_ops;
 
 /* VM state that has left the active L1 table, with its references */
 typedef struct Qcow2DetachedVmstate {
-    uint64_t *l1_entries;   /* NULL if there is none; to be freed by g_free() */
+    uint64_t *l1_entries;   /* by offset; NULL if none; for g_free() */
     unsigned nb_tables;
 } Qcow2DetachedVmstate;
 
