@@ -229,6 +229,9 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
     Qcow2NewTables t = { .bs = bs };
     int ret = 0;
 
+    if (!qcow2_vmstate_is_saved_ahead(bs)) {
+        return 0;
+    }
     qemu_co_mutex_lock(&s->lock);
     qcow2_vmstate_plan_tables(&t, offset, offset + bytes);
     if (t.count > 1) {

@@ -21,7 +21,8 @@
  * Where [@offset, @offset + @bytes) of the virtual disk has no table yet, makes
  * empty ones for it and for what follows, in one go.  Does nothing when a
  * single one would reach far enough.  Tables that are not needed in the end
- * stay empty; they are freed with the rest of the VM state.
+ * stay empty; they are freed with the rest of the VM state.  Does nothing
+ * either when no save has begun, as with "qemu-io -c 'write -b'".
  *
  * In the AioContext of @bs, without s->lock.
  *

@@ -602,6 +602,13 @@ qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
     trace_vmstate_qcow2_grow(bdrv_get_node_name(bs), from, target, ret);
 }
 
+bool qcow2_vmstate_is_saved_ahead(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->vmstate_growth;
+}
+
 void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
                                           Qcow2VmstateGrowth *growth,
                                           int64_t offset, int64_t bytes)
@@ -669,13 +676,14 @@ qcow2_co_vmstate_begin_save(BlockDriverState *bs, int64_t growth_step,
     qcow2_vmstate_co_trim(bs, -1);
     qemu_co_mutex_unlock(&s->lock);
 
-    file_size = bdrv_co_getlength(bs->file->bs);
-    if (file_size < 0 || growth_step == 0 || !qcow2_vmstate_can_trim(bs)) {
-        /* What cannot be cut back must not be grown */
+    if (growth_step == 0) {
         return 0;
     }
+    file_size = bdrv_co_getlength(bs->file->bs);
     growth = g_new0(Qcow2VmstateGrowth, 1);
     qemu_co_mutex_init(&growth->lock);
+    /* What cannot be cut back must not be grown */
+    growth->refused = file_size < 0 || !qcow2_vmstate_can_trim(bs);
     growth->file_end = file_size;
     growth->step = growth_step;
     growth->length_before = file_size;
