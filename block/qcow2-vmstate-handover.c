@@ -12,17 +12,18 @@
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-vmstate-handover.h"
+#include "qcow2-vmstate-row.h"
 
 /* Tables that lie in a row are read and written at once, up to this size */
 #define ROW_MAX_BYTES (1 * MiB)
 
-static void GRAPH_RDLOCK qcow2_handover_clear_flags(BlockDriverState *bs,
-                                                    uint8_t *tables, int count)
+static void GRAPH_RDLOCK
+qcow2_handover_clear_flags(const Qcow2MetadataRow *row, uint8_t *tables)
 {
-    BDRVQcow2State *s = bs->opaque;
+    BDRVQcow2State *s = row->bs->opaque;
     int i, j;
 
-    for (i = 0; i < count; i++) {
+    for (i = 0; i < row->count; i++) {
         uint64_t *l2 = (uint64_t *)(tables + ((size_t)i << s->cluster_bits));
 
         for (j = 0; j < s->l2_size; j++) {
@@ -31,45 +32,23 @@ static void GRAPH_RDLOCK qcow2_handover_clear_flags(BlockDriverState *bs,
     }
 }
 
-/* What the cache has is not what is on disk now */
-static void qcow2_handover_drop_cached(BlockDriverState *bs, int64_t offset,
-                                       int64_t bytes)
+static int GRAPH_RDLOCK qcow2_handover_row(const Qcow2MetadataRow *row)
 {
+    BlockDriverState *bs = row->bs;
     BDRVQcow2State *s = bs->opaque;
-    int slice_bytes = s->l2_slice_size * l2_entry_size(s);
-    int64_t at;
-
-    for (at = offset; at < offset + bytes; at += slice_bytes) {
-        void *slice = qcow2_cache_is_table_offset(s->l2_table_cache, at);
-
-        if (slice) {
-            qcow2_cache_discard(s->l2_table_cache, slice);
-        }
-    }
-}
-
-/* @count tables from @offset of the file on */
-static int GRAPH_RDLOCK qcow2_handover_row(BlockDriverState *bs, int64_t offset,
-                                           int count)
-{
-    BDRVQcow2State *s = bs->opaque;
-    int64_t bytes = (int64_t)count << s->cluster_bits;
-    uint8_t *tables = qemu_try_blockalign(bs->file->bs, bytes);
+    uint8_t *tables = qcow2_row_try_alloc(row);
     int ret;
 
     if (!tables) {
         return -ENOMEM;
     }
     BLKDBG_EVENT(bs->file, BLKDBG_L2_LOAD);
-    ret = bdrv_pread(bs->file, offset, bytes, tables, 0);
+    ret = bdrv_pread(bs->file, row->offset, qcow2_row_bytes(row), tables, 0);
     if (ret == 0) {
-        qcow2_handover_clear_flags(bs, tables, count);
-        ret = qcow2_pre_write_overlap_check(bs, 0, offset, bytes, false);
-    }
-    if (ret == 0) {
-        BLKDBG_EVENT(bs->file, BLKDBG_L2_UPDATE);
-        ret = bdrv_pwrite(bs->file, offset, bytes, tables, 0);
-        qcow2_handover_drop_cached(bs, offset, bytes);
+        qcow2_handover_clear_flags(row, tables);
+        ret = qcow2_row_write(row, tables, BLKDBG_L2_UPDATE);
+        /* What the cache has is not what is on disk now */
+        qcow2_row_forget_cached(row, s->l2_table_cache);
     }
     qemu_vfree(tables);
     return ret;
@@ -98,11 +77,15 @@ int qcow2_vmstate_hand_over(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
 
     while (ret == 0 && i < vmstate->nb_tables) {
         const uint64_t *entries = &vmstate->l1_entries[i];
-        int count = qcow2_handover_row_length(bs->opaque, entries,
-                                              vmstate->nb_tables - i);
+        Qcow2MetadataRow row = {
+            .bs = bs,
+            .count = qcow2_handover_row_length(bs->opaque, entries,
+                                               vmstate->nb_tables - i),
+            .offset = entries[0] & L1E_OFFSET_MASK,
+        };
 
-        ret = qcow2_handover_row(bs, entries[0] & L1E_OFFSET_MASK, count);
-        i += count;
+        ret = qcow2_handover_row(&row);
+        i += row.count;
     }
     return ret;
 }

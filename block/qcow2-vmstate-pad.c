@@ -69,6 +69,17 @@ qcow2_vmstate_read_edges(const Qcow2PaddedRequest *r, uint8_t *buf)
     return ret;
 }
 
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_vmstate_write_sectors(BlockDriverState *bs, int64_t offset,
+                            QEMUIOVector *qiov)
+{
+    if (!bs->drv) {
+        /* Another request, while this one waited, found the image corrupt */
+        return -ENOMEDIUM;
+    }
+    return bs->drv->bdrv_co_pwritev_part(bs, offset, qiov->size, qiov, 0, 0);
+}
+
 int coroutine_fn qcow2_vmstate_co_pwritev(BlockDriverState *bs, int64_t offset,
                                           QEMUIOVector *qiov)
 {
@@ -78,23 +89,17 @@ int coroutine_fn qcow2_vmstate_co_pwritev(BlockDriverState *bs, int64_t offset,
     int ret;
 
     if (!qcow2_vmstate_is_padded(&r)) {
-        return bs->drv->bdrv_co_pwritev_part(bs, offset, qiov->size, qiov, 0,
-                                             0);
+        return qcow2_vmstate_write_sectors(bs, offset, qiov);
     }
     buf = qemu_try_blockalign(bs, r.bytes);
     if (!buf) {
         return -ENOMEM;
     }
     ret = qcow2_vmstate_read_edges(&r, buf);
-    if (ret == 0 && !bs->drv) {
-        /* Meanwhile another request has found the image corrupt */
-        ret = -ENOMEDIUM;
-    }
     if (ret == 0) {
         qemu_iovec_to_buf(qiov, 0, buf + r.head, qiov->size);
         qemu_iovec_init_buf(&padded, buf, r.bytes);
-        ret = bs->drv->bdrv_co_pwritev_part(bs, r.start, r.bytes, &padded, 0,
-                                            0);
+        ret = qcow2_vmstate_write_sectors(bs, r.start, &padded);
     }
     qemu_vfree(buf);
     return ret;

@@ -11,6 +11,7 @@
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-vmstate-refblocks.h"
+#include "qcow2-vmstate-row.h"
 #include "qcow2-vmstate-tables.h"
 #include "trace.h"
 
@@ -26,14 +27,6 @@
 /* But with tiny clusters, they shall not take more than this */
 #define TABLES_MAX_BYTES (1 * MiB)
 
-/* A row of tables that are to be made, in the file and in the L1 table */
-typedef struct Qcow2NewTables {
-    BlockDriverState *bs;
-    int first;              /* index in the L1 table */
-    int count;
-    int64_t offset;         /* in the file */
-} Qcow2NewTables;
-
 /* How many tables to make when VM state has @tables, and @needed are missing */
 static int qcow2_vmstate_row_length(BDRVQcow2State *s, int tables, int needed)
 {
@@ -45,7 +38,7 @@ static int qcow2_vmstate_row_length(BDRVQcow2State *s, int tables, int needed)
 }
 
 /* Find out which tables to make for [@offset, @end).  Called with s->lock. */
-static void qcow2_vmstate_plan_tables(Qcow2NewTables *t, int64_t offset,
+static void qcow2_vmstate_plan_tables(Qcow2MetadataRow *t, int64_t offset,
                                       int64_t end)
 {
     BDRVQcow2State *s = t->bs->opaque;
@@ -73,38 +66,30 @@ static void qcow2_vmstate_plan_tables(Qcow2NewTables *t, int64_t offset,
  * returns 0.  Called with s->lock held.
  */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_write_tables(const Qcow2NewTables *t)
+qcow2_vmstate_write_tables(const Qcow2MetadataRow *t)
 {
-    BlockDriverState *bs = t->bs;
-    BDRVQcow2State *s = bs->opaque;
-    size_t bytes = (size_t)t->count << s->cluster_bits;
-    void *zeroes;
+    BDRVQcow2State *s = t->bs->opaque;
+    void *zeroes = qcow2_row_try_alloc(t);
     int ret;
 
-    ret = qcow2_pre_write_overlap_check(bs, 0, t->offset, bytes, false);
-    if (ret < 0) {
-        return ret;
-    }
-    zeroes = qemu_try_blockalign0(bs->file->bs, bytes);
     if (!zeroes) {
         return -ENOMEM;
     }
-    BLKDBG_CO_EVENT(bs->file, BLKDBG_L2_ALLOC_WRITE);
-    ret = bdrv_co_pwrite(bs->file, t->offset, bytes, zeroes, 0);
+    ret = qcow2_row_write(t, zeroes, BLKDBG_L2_ALLOC_WRITE);
     qemu_vfree(zeroes);
     if (ret < 0) {
         return ret;
     }
     /* This flushes the file even if no refcount block is dirty */
-    return qcow2_cache_flush(bs, s->refcount_block_cache);
+    return qcow2_cache_flush(t->bs, s->refcount_block_cache);
 }
 
 /* So that nobody has to read zeroes.  Called with s->lock held. */
-static int GRAPH_RDLOCK qcow2_vmstate_cache_tables(const Qcow2NewTables *t)
+static int GRAPH_RDLOCK qcow2_vmstate_cache_tables(const Qcow2MetadataRow *t)
 {
     BDRVQcow2State *s = t->bs->opaque;
     int slice_bytes = s->l2_slice_size * l2_entry_size(s);
-    int64_t end = t->offset + ((int64_t)t->count << s->cluster_bits);
+    int64_t end = t->offset + qcow2_row_bytes(t);
     int64_t at;
 
     for (at = t->offset; at < end; at += slice_bytes) {
@@ -120,52 +105,20 @@ static int GRAPH_RDLOCK qcow2_vmstate_cache_tables(const Qcow2NewTables *t)
     return 0;
 }
 
-/* Write the part of the L1 table with the new entries, in whole sectors */
-static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_write_l1(const Qcow2NewTables *t)
-{
-    BlockDriverState *bs = t->bs;
-    BDRVQcow2State *s = bs->opaque;
-    int align = MAX(MIN(bs->file->bs->bl.request_alignment, s->cluster_size) /
-                    L1E_SIZE, 1);
-    int first = QEMU_ALIGN_DOWN(t->first, align);
-    int end = QEMU_ALIGN_UP(t->first + t->count, align);
-    int64_t offset = s->l1_table_offset + first * L1E_SIZE;
-    size_t bytes = (end - first) * L1E_SIZE;
-    g_autofree uint64_t *entries = g_try_new0(uint64_t, end - first);
-    int i, ret;
-
-    if (!entries) {
-        return -ENOMEM;
-    }
-    for (i = first; i < MIN(end, s->l1_size); i++) {
-        entries[i - first] = cpu_to_be64(s->l1_table[i]);
-    }
-    ret = qcow2_pre_write_overlap_check(bs, QCOW2_OL_ACTIVE_L1, offset, bytes,
-                                        false);
-    if (ret < 0) {
-        return ret;
-    }
-    BLKDBG_CO_EVENT(bs->file, BLKDBG_L1_UPDATE);
-    return bdrv_co_pwrite_sync(bs->file, offset, bytes, entries, 0);
-}
-
 /* Called with s->lock held */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_link_tables(const Qcow2NewTables *t)
+qcow2_vmstate_link_tables(const Qcow2MetadataRow *t)
 {
     BDRVQcow2State *s = t->bs->opaque;
-    int i;
 
-    for (i = 0; i < t->count; i++) {
-        s->l1_table[t->first + i] =
-            (t->offset + ((int64_t)i << s->cluster_bits)) | QCOW_OFLAG_COPIED;
-    }
+    qcow2_row_set_entries(t, s->l1_table, QCOW_OFLAG_COPIED);
     /*
      * If this fails, nobody knows whether the entries are on disk.  So they
      * stay in memory, and whoever releases the VM state clears both.
      */
-    return qcow2_vmstate_write_l1(t);
+    return qcow2_row_write_entries(t, s->l1_table, s->l1_size,
+                                   s->l1_table_offset, QCOW2_OL_ACTIVE_L1,
+                                   BLKDBG_L1_UPDATE);
 }
 
 /*
@@ -173,10 +126,9 @@ qcow2_vmstate_link_tables(const Qcow2NewTables *t)
  * all is as it was.  Called with s->lock held.
  */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_prepare_tables(Qcow2NewTables *t)
+qcow2_vmstate_prepare_tables(Qcow2MetadataRow *t)
 {
     BDRVQcow2State *s = t->bs->opaque;
-    int64_t bytes = (int64_t)t->count << s->cluster_bits;
     int ret;
 
     ret = qcow2_vmstate_add_refblocks(t->bs,
@@ -188,7 +140,7 @@ qcow2_vmstate_prepare_tables(Qcow2NewTables *t)
     if (ret < 0) {
         return ret;
     }
-    t->offset = qcow2_alloc_clusters(t->bs, bytes);
+    t->offset = qcow2_alloc_clusters(t->bs, qcow2_row_bytes(t));
     if (t->offset <= 0) {
         return t->offset ?: -EIO;
     }
@@ -197,14 +149,15 @@ qcow2_vmstate_prepare_tables(Qcow2NewTables *t)
         ret = qcow2_vmstate_cache_tables(t);
     }
     if (ret < 0) {
-        qcow2_free_clusters(t->bs, t->offset, bytes, QCOW2_DISCARD_ALWAYS);
+        qcow2_free_clusters(t->bs, t->offset, qcow2_row_bytes(t),
+                            QCOW2_DISCARD_ALWAYS);
     }
     return ret;
 }
 
 /* Called with s->lock held */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_vmstate_make_tables(Qcow2NewTables *t)
+qcow2_vmstate_make_tables(Qcow2MetadataRow *t)
 {
     BDRVQcow2State *s = t->bs->opaque;
     uint64_t free_cluster_index = s->free_cluster_index;
@@ -226,10 +179,10 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
                                           int64_t bytes)
 {
     BDRVQcow2State *s = bs->opaque;
-    Qcow2NewTables t = { .bs = bs };
+    Qcow2MetadataRow t = { .bs = bs };
     int ret = 0;
 
-    if (!qcow2_vmstate_is_saved_ahead(bs)) {
+    if (!s->vmstate_growth) {
         return 0;
     }
     qemu_co_mutex_lock(&s->lock);
@@ -238,6 +191,5 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
         ret = qcow2_vmstate_make_tables(&t);
     }
     qemu_co_mutex_unlock(&s->lock);
-    /* While this waited, another request may have found the image corrupt */
-    return ret == 0 && !bs->drv ? -ENOMEDIUM : ret;
+    return ret;
 }

@@ -602,13 +602,6 @@ qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
     trace_vmstate_qcow2_grow(bdrv_get_node_name(bs), from, target, ret);
 }
 
-bool qcow2_vmstate_is_saved_ahead(BlockDriverState *bs)
-{
-    BDRVQcow2State *s = bs->opaque;
-
-    return s->vmstate_growth;
-}
-
 void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
                                           Qcow2VmstateGrowth *growth,
                                           int64_t offset, int64_t bytes)

@@ -84,14 +84,6 @@ int GRAPH_RDLOCK qcow2_vmstate_release(BlockDriverState *bs);
 int GRAPH_RDLOCK qcow2_vmstate_check_l1(BlockDriverState *bs);
 
 /**
- * qcow2_vmstate_is_saved_ahead: May what VM state will need be made ahead?
- *
- * So it is from bdrv_vmstate_begin_save() to bdrv_vmstate_end_save(), unless
- * that was switched off.
- */
-bool qcow2_vmstate_is_saved_ahead(BlockDriverState *bs);
-
-/**
  * qcow2_vmstate_grow_file: Extend the image file before [@offset, @offset +
  * @bytes) of it is written
  *
