@@ -18,8 +18,6 @@ class NbdServer:
         self.image = image
         self.socket = os.path.join(iotests.sock_dir, 'vmstate-nbdkit')
         self.process: Any = None
-        self.filters: List[str] = []
-        self.parameters: List[str] = []
 
     def __enter__(self) -> 'NbdServer':
         self.start()
@@ -28,13 +26,15 @@ class NbdServer:
     def __exit__(self, *_: Any) -> None:
         self.stop()
 
+    def plugin(self) -> List[str]:
+        """What nbdkit serves, and what it does about it"""
+        return ['file', self.image]
+
     def start(self) -> None:
         iotests.try_remove(self.socket)
         # pylint: disable=consider-using-with
         self.process = subprocess.Popen(
-            ['nbdkit', '-f', '-U', self.socket,
-             *(f'--filter={name}' for name in self.filters),
-             'file', self.image, *self.parameters],
+            ['nbdkit', '-f', '-U', self.socket, *self.plugin()],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL)
         wait_until(lambda: os.path.exists(self.socket), 'nbdkit serves')

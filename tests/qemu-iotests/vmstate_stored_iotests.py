@@ -9,6 +9,9 @@ from typing import Any, Tuple
 
 L2E_OFFSET = 0x00fffffffffffe00
 
+# In entries of L1 and L2 tables: nobody else refers to the cluster
+COPIED = 1 << 63
+
 # In the stream, before the number of a section
 FULL_SECTION = b'\x04'
 FOOTER = b'\x7e'
