@@ -34,7 +34,7 @@ static inline int64_t qcow2_row_bytes(const Qcow2MetadataRow *row)
  *
  * Returns NULL if there is no memory.  To be freed by qemu_vfree().
  */
-void *qcow2_row_try_alloc(const Qcow2MetadataRow *row);
+void GRAPH_RDLOCK *qcow2_row_try_alloc(const Qcow2MetadataRow *row);
 
 /**
  * qcow2_row_write: Write the tables of a row, of which nobody knows yet
