@@ -12,11 +12,17 @@ from vmstate_job_iotests import wait_until
 
 
 class NbdServer:
-    """nbdkit with one file"""
+    """
+    nbdkit with one file
+
+    What it says stays in @messages until the next one starts.
+    """
 
     def __init__(self, image: str):
         self.image = image
         self.socket = os.path.join(iotests.sock_dir, 'vmstate-nbdkit')
+        self.messages = os.path.join(iotests.test_dir,
+                                     'vmstate-nbdkit-messages')
         self.process: Any = None
 
     def __enter__(self) -> 'NbdServer':
@@ -32,11 +38,12 @@ class NbdServer:
 
     def start(self) -> None:
         iotests.try_remove(self.socket)
-        # pylint: disable=consider-using-with
-        self.process = subprocess.Popen(
-            ['nbdkit', '-f', '-U', self.socket, *self.plugin()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL)
+        with open(self.messages, 'wb') as messages:
+            # pylint: disable=consider-using-with
+            self.process = subprocess.Popen(
+                ['nbdkit', '-f', '-U', self.socket, *self.plugin()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=messages)
         wait_until(lambda: os.path.exists(self.socket), 'nbdkit serves')
 
     def kill(self) -> None:
