@@ -16,9 +16,10 @@
 
 /*
  * For how long a coroutine reads without giving way.  An answer of the monitor
- * takes a few rounds of the main loop.
+ * takes a few rounds of the main loop, and so does a request that has ended until
+ * the next one is issued.
  */
-#define VMSTATE_READ_SLICE_NS (2 * SCALE_MS)
+#define VMSTATE_READ_SLICE_NS (500 * SCALE_US)
 
 QIOChannelVmstate *
 qio_channel_vmstate_new_output(BlockDriverState *bs,
