@@ -16,8 +16,8 @@
 
 /*
  * For how long a coroutine reads without giving way.  An answer of the monitor
- * takes a few rounds of the main loop, and so does a request that has ended until
- * the next one is issued.
+ * takes a few rounds of the main loop, and so does a request that has ended
+ * until the next one is issued.
  */
 #define VMSTATE_READ_SLICE_NS (500 * SCALE_US)
 
