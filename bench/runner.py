@@ -15,6 +15,8 @@ import storage
 
 # What a QEMU takes besides the memory of its guest
 QEMU_MEMORY = 512 * MIB
+# What must stay free of the machine's memory
+SPARE_MEMORY = 512 * MIB
 # What must stay free on a disk
 SPARE_SPACE = 1024 * MIB
 
@@ -52,8 +54,9 @@ def plan(cases: List[Case], rounds: int) -> List[Run]:
 
 def memory_needed(case: Case) -> int:
     """Bytes of this machine's memory that a case takes, about."""
-    served = 0 if case.place.kind == 'local' else case.stored_bytes()
-    return case.ram + QEMU_MEMORY + served
+    served = (0 if case.place.kind == 'local' else
+              case.snapshots * case.stream_bytes())
+    return case.ram + QEMU_MEMORY + served + SPARE_MEMORY
 
 
 def why_not(lab: Lab, run: Run, contender: Contender) -> Optional[str]:
