@@ -135,8 +135,9 @@ class KilledDisk:
         """
         extents = subprocess.run(['filefrag', '-s', '-v', '-b512', self.path],
                                  check=True, capture_output=True, text=True)
-        return 512 * sum(int(length) for length in
-                         re.findall(EXTENT, extents.stdout, re.MULTILINE))
+        lengths = re.findall(EXTENT, extents.stdout, re.MULTILINE)
+        assert lengths, extents.stdout
+        return 512 * sum(map(int, lengths))
 
     def free_hidden_leaks(self) -> int:
         """
