@@ -580,6 +580,11 @@ void qcow2_vmstate_trim_on_close(BlockDriverState *bs)
     }
 }
 
+/*
+ * Called with growth->lock and s->lock held.  Metadata is written under s->lock
+ * and extends the file as well: were it written between the two calls, what is
+ * behind the target would be cut off.
+ */
 static void coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
                           int64_t end)
@@ -589,7 +594,7 @@ qcow2_vmstate_grow_locked(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
     int ret;
 
     if (from >= target) {
-        /* Writes of metadata extend the file, too: never cut it here */
+        /* Never cut it here */
         qatomic_set_i64(&growth->file_end, from);
         return;
     }
@@ -606,6 +611,7 @@ void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
                                           Qcow2VmstateGrowth *growth,
                                           int64_t offset, int64_t bytes)
 {
+    BDRVQcow2State *s = bs->opaque;
     int64_t end = offset + bytes;
     int64_t file_end = qatomic_read_i64(&growth->file_end);
 
@@ -622,7 +628,9 @@ void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
     if (end + growth->step / 2 > growth->file_end &&
         !growth->refused) {
         qatomic_set(&growth->growing, true);
+        qemu_co_mutex_lock(&s->lock);
         qcow2_vmstate_grow_locked(bs, growth, end);
+        qemu_co_mutex_unlock(&s->lock);
         qatomic_set(&growth->growing, false);
     }
     qemu_co_mutex_unlock(&growth->lock);
