@@ -13,6 +13,15 @@
 #include "qcow2.h"
 #include "qcow2-snapshot-undo.h"
 
+/*
+ * Was the image found to be corrupt?  Then its counts are wrong, and what they
+ * call free may be in use: nothing more is done to it.
+ */
+static bool qcow2_is_corrupt(BDRVQcow2State *s)
+{
+    return s->incompatible_features & QCOW2_INCOMPAT_CORRUPT;
+}
+
 /* Drop the references that a snapshot's L1 table got from a copy of it */
 static void GRAPH_RDLOCK qcow2_snapshot_drop_refs(BlockDriverState *bs,
                                                   int64_t l1_table_offset,
@@ -33,7 +42,7 @@ void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
 
     GLOBAL_STATE_CODE();
 
-    if (s->snapshot_table_unknown) {
+    if (s->snapshot_table_unknown || qcow2_is_corrupt(s)) {
         g_clear_pointer(&vmstate->l1_entries, g_free);
         return;
     }
@@ -43,8 +52,9 @@ void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
                                  MIN(l1_size, s->l1_vm_state_index));
     }
     if (l1_table_offset > 0) {
+        /* Without a write that succeeded nobody knows whose they really are */
         qcow2_free_clusters(bs, l1_table_offset, l1_size * L1E_SIZE,
-                            QCOW2_DISCARD_SNAPSHOT);
+                            QCOW2_DISCARD_NEVER);
     }
 }
 
@@ -69,6 +79,9 @@ void qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
 {
     GLOBAL_STATE_CODE();
 
+    if (qcow2_is_corrupt(bs->opaque)) {
+        return;
+    }
     if (write_failed && qcow2_snapshot_rewrite_l1(bs) < 0) {
         /* Both tables are referenced now, so nothing is lost */
         qcow2_signal_corruption(bs, true, -1, -1, "Reverting to a snapshot "

@@ -25,7 +25,8 @@
  *            all of them
  * @vmstate: what the snapshot was to take over, which is freed instead
  *
- * Only leaks while snapshot_table_unknown is set.
+ * Only leaks while snapshot_table_unknown is set, or if the image was found to
+ * be corrupt.
  */
 void GRAPH_RDLOCK
 qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
@@ -41,6 +42,8 @@ qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
  *                nobody knows what is on disk: write the old one again.  If not
  *                even that is possible, the image is marked corrupt and takes
  *                no more requests, as guest and disk would differ.
+ *
+ * Only leaks if the image was found to be corrupt before.
  */
 void GRAPH_RDLOCK
 qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,

@@ -148,9 +148,10 @@ qcow2_vmstate_prepare_tables(Qcow2MetadataRow *t)
     if (ret == 0) {
         ret = qcow2_vmstate_cache_tables(t);
     }
-    if (ret < 0) {
+    if (ret < 0 && t->bs->drv) {
+        /* Without a driver the image is corrupt: they may be somebody's */
         qcow2_free_clusters(t->bs, t->offset, qcow2_row_bytes(t),
-                            QCOW2_DISCARD_ALWAYS);
+                            QCOW2_DISCARD_NEVER);
     }
     return ret;
 }
