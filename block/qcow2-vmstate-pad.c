@@ -42,6 +42,15 @@ static bool qcow2_vmstate_is_padded(const Qcow2PaddedRequest *r)
     return r->head || r->tail;
 }
 
+/*
+ * Another request, while this one waited, may have found the image corrupt, and
+ * there is no driver from then on.
+ */
+static bool qcow2_vmstate_is_usable(BlockDriverState *bs)
+{
+    return bs->drv != NULL;
+}
+
 /* Read @bytes, whole sectors, from byte @at of the padded request on */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_read_sectors(const Qcow2PaddedRequest *r, uint8_t *buf,
@@ -49,6 +58,9 @@ qcow2_vmstate_read_sectors(const Qcow2PaddedRequest *r, uint8_t *buf,
 {
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf + at, bytes);
 
+    if (!qcow2_vmstate_is_usable(r->bs)) {
+        return -ENOMEDIUM;
+    }
     return r->bs->drv->bdrv_co_preadv_part(r->bs, r->start + at, bytes, &qiov,
                                            0, 0);
 }
@@ -73,8 +85,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_write_sectors(BlockDriverState *bs, int64_t offset,
                             QEMUIOVector *qiov)
 {
-    if (!bs->drv) {
-        /* Another request, while this one waited, found the image corrupt */
+    if (!qcow2_vmstate_is_usable(bs)) {
         return -ENOMEDIUM;
     }
     return bs->drv->bdrv_co_pwritev_part(bs, offset, qiov->size, qiov, 0, 0);
