@@ -26,8 +26,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(QIOChannelVmstate, QIO_CHANNEL_VMSTATE)
  * closing and the last unref belong to the main loop thread, outside
  * coroutines.
  *
- * A coroutine that reads gives way to others every few milliseconds, so that
- * the monitor answers although data is always there.
+ * A coroutine that reads gives way to others every half millisecond, so
+ * that the monitor answers although data is always there.
  */
 struct QIOChannelVmstate {
     QIOChannel parent;

@@ -16,7 +16,7 @@
  *
  * Stopping the VM, reverting the disks and resetting the machine happen in one
  * go.  Then the VM state is read in the coroutine, which gives way to others
- * every few milliseconds.  As soon as a disk has been reverted the operation
+ * every half millisecond.  As soon as a disk has been reverted the operation
  * cannot be cancelled any more.
  *
  * On success the VM is in the run state it was in before.  On failure, too, if
