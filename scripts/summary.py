@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""usage: summary.py TESTLOG.JSON STATUS
+"""usage: summary.py TESTLOG.JSON STATUS [LEFT-OUT...]
 
 Sum up a run of "meson test" that ended with STATUS: what was skipped and why,
 what failed, and how many passed, failed and were skipped.  The subtests of a
-test that speaks TAP count one each, and so does each case that an iotest skips.
+test that speaks TAP count one each, and so does each case that an iotest skips,
+and each test LEFT-OUT, which takes too long to be run unless it is asked for.
 """
 
 import json
@@ -102,6 +103,10 @@ def main():
                     f'{words} ({reason or "no reason given"})')
             elif verdict == FAILED:
                 lines[FAILED].append(f'{words}\n{reason}'.rstrip())
+    for name in sys.argv[3:]:
+        count[SKIPPED] += 1
+        lines[SKIPPED].append(f'skipped: {name} (only with --soak, or when its '
+                              'suite is named)')
     # Meson itself failing, or no test at all, must not look like success.
     if not tests or (status and not count[FAILED]):
         count[FAILED] += 1
