@@ -20,7 +20,7 @@ CEILINGS = ('fio', 'qemu-img')
 COMPARED = (STOCK, PATCHED, *CEILINGS)
 EVERYBODY = (STOCK, PATCHED, *MIGRATIONS, *CEILINGS)
 
-# The condition of the file that fio writes to
+# The condition of a file of the host before it becomes an image, or fio's
 CONDITIONS = ('sparse', 'unwritten', 'overwritten')
 
 # What has no meaning for a file of the host
@@ -57,7 +57,7 @@ class Case:
     @luks: "", "below" (file, luks, qcow2) or "inside" qcow2
     @image: "empty"; "full": 90 % are allocated; "fragmented": where there is
         room, it is in pieces of 1 MiB
-    @condition: of fio's file
+    @condition: of the file
     """
 
     # They are all that one can choose

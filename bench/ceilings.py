@@ -31,8 +31,7 @@ class Fio:
     """
     The storage without an image.
 
-    A file is in the condition that the case says: sparse, allocated but not
-    written, or overwritten.
+    What an image begins with as an empty file is a sparse one here.
     """
 
     @staticmethod
@@ -42,30 +41,19 @@ class Fio:
             return 'fio knows no LUKS'
         return None if local.Fio.available() else 'fio is not installed'
 
-    @staticmethod
-    def _prepare(case: Case, path: Optional[Path], size: int,
-                 options: List[str]) -> None:
-        if path:
-            os.truncate(path, size)
-        if path and case.condition == 'unwritten':
-            with open(path, 'rb+') as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        if case.condition == 'overwritten':
-            local.run_fio('write', *options, *local.fio_depth(1, size, False),
-                          '--end_fsync=1')
-
     def _measure(self, case: Case, path: Optional[Path],
                  store: storage.Storage) -> List[Step]:
         size = case.stream_bytes()
         options = store.fio_options()
         by_jobs = case.place.kind == 'local' and case.place.aio == 'threads'
-        self._prepare(case, path, size, options)
+        if path and case.condition == 'sparse':
+            os.truncate(path, size)
         steps = []
         for name, direction, depth in (('write-8', 'write', DEPTH),
                                        ('read-1', 'read', 1),
                                        ('read-8', 'read', DEPTH)):
             end = ['--end_fsync=1'] if direction == 'write' else []
-            cached = settle(path)
+            cached = settle(case, path)
             rate = local.run_fio(
                 direction, *options, *end,
                 *local.fio_depth(depth, size, by_jobs))
@@ -109,12 +97,12 @@ class QemuImg:
         size = case.stream_bytes()
         # Where nothing is allocated, as snapshots have it
         place = ['-o', str(case.occupied_bytes())]
-        cached = settle(lab.storage_file(case))
+        cached = settle(case, lab.storage_file(case))
         took = self._bench(lab, case, disk, '-w', '-d', str(DEPTH), '-s', '1M',
                            '-c', str(size // MIB), *place)
         steps = [step('write-8', size, took, cached)]
         count = size // LARGE_READ
-        cached = settle(lab.storage_file(case))
+        cached = settle(case, lab.storage_file(case))
         took = self._bench(lab, case, disk, '-d', '1', '-s', str(LARGE_READ),
                            '-c', str(count), *place)
         steps.append(step('read-5M', count * LARGE_READ, took, cached))

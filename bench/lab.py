@@ -7,12 +7,13 @@ What runs of all contenders have in common: programs, folders, VMs, storage.
 import contextlib
 import dataclasses
 import importlib
+import mmap
 import os
 from pathlib import Path
 import subprocess
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from cases import PATCHED, Case, Place
+from cases import GIB, MIB, PATCHED, Case, Place
 import storage
 
 
@@ -26,7 +27,10 @@ Step = Dict[str, Any]
 
 # Of disks, of which none is as large as this one.  The model keeps no data
 # where nothing was written.
-EXPORT_SLACK = 1 << 30
+EXPORT_SLACK = GIB
+
+# What a step may need besides memory for what it moves
+MORE_MEMORY = 512 * MIB
 
 
 class BenchError(Exception):
@@ -98,7 +102,7 @@ class Lab:
                            + EXPORT_SLACK)
         try:
             if case.place.kind == 'local':
-                path.touch()
+                prepare_file(case, path, store)
             with store:
                 yield store
         finally:
@@ -118,7 +122,22 @@ def open_place(place: Place, path: Path, size: int) -> storage.Storage:
     return storage.RotatingDisk(size)
 
 
-# The host's page cache
+def prepare_file(case: Case, path: Path, store: storage.Storage) -> None:
+    """
+    A file in the condition that the case wants: empty, or with room for all
+    that will be stored, allocated or written.
+    """
+    path.touch()
+    size = case.stored_bytes()
+    if case.condition == 'unwritten':
+        with open(path, 'rb+') as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    if case.condition == 'overwritten':
+        local.run_fio('write', *store.fio_options(),
+                      *local.fio_depth(1, size, False), '--end_fsync=1')
+
+
+# The host's page cache and its memory
 
 def cached_bytes(path: Path) -> Optional[int]:
     """How much of a file the page cache has; None if that cannot be told."""
@@ -130,9 +149,25 @@ def cached_bytes(path: Path) -> Optional[int]:
     return int(done.stdout) if done.stdout.strip().isdecimal() else None
 
 
-def settle(*paths: Optional[Path]) -> Step:
+def provide_memory(size: int) -> None:
     """
-    Write out what the host has not yet, and drop @paths from its page cache.
+    Have @size bytes of free memory at hand, or as much as there is.
+
+    The memory that a virtual machine has free may belong to its host already
+    (free page reporting of virtio-balloon), which gives it back page by page,
+    slower than a disk writes.  Whoever fills the page cache next would wait
+    for that.  Memory that somebody had a moment ago is used first.
+    """
+    size = min(size, preflight.host_memory('MemAvailable') - MORE_MEMORY)
+    if size > 0:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+                  | mmap.MAP_POPULATE).close()
+
+
+def settle(case: Case, *paths: Optional[Path]) -> Step:
+    """
+    Make the host ready for a step of @case: memory is at hand, everything has
+    been written out, and @paths are not in the page cache.
 
     Only those files are dropped, not all that others have cached, which also
     needs no privilege.  Returns what is left of them for the record.
@@ -143,6 +178,7 @@ def settle(*paths: Optional[Path]) -> Step:
         with open(path, 'rb') as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         left.append(cached_bytes(path))
+    provide_memory(case.ram + MORE_MEMORY)
     if None in left:
         return {'cached': not_measured('there is no fincore')}
     return {'cached': sum(filter(None, left))}

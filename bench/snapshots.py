@@ -56,8 +56,9 @@ class Snapshots:
     @staticmethod
     def _measure(name: str, action: Callable[[], Any], session: Session
                  ) -> Step:
+        case = session.case
         step: Step = {'step': name,
-                      **settle(session.lab.storage_file(session.case))}
+                      **settle(case, session.lab.storage_file(case))}
         session.teller.skip()
         with guests.watched(session.vm, step):
             timing = action()
