@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, \
     Tuple
 
 import iotests
-from iotests import qemu_img, qemu_img_check, qemu_io
+from iotests import qemu_img, qemu_img_check, qemu_img_info, qemu_io
 from vmstate_iotests import KIB, SOAK, Node, SnapshotTestCase, SnapshotVM, \
     after_events, disk_path, faulty, file_node
 from vmstate_stored_iotests import L2E_OFFSET
@@ -172,6 +172,20 @@ class FaultTestCase(SnapshotTestCase):
         """Byte for byte"""
         qemu_img('compare', *(['-U'] if shared else []), '-f', 'qcow2', '-F',
                  'raw', self.disk, reference)
+
+    def is_reverted(self) -> bool:
+        """Is the disk what 'first' has?  If not, it is what it was."""
+        same = [qemu_img('compare', '-f', 'qcow2', '-F', 'raw', self.disk,
+                         disk, check=False).returncode == 0
+                for disk in (self.now_disk, self.first_disk)]
+        self.assertEqual(sorted(same), [False, True])
+        return same[1]
+
+    def is_marked(self) -> bool:
+        """As corrupt, as nobody knows what is on disk"""
+        info = qemu_img_info('-U', self.disk)
+        marked: bool = info['format-specific']['data']['corrupt']
+        return marked
 
     def free_leaks(self) -> int:
         """No VM runs that has the disk; nothing but leaks is wrong with it"""
