@@ -32,6 +32,13 @@ CLUSTER = 4 * KIB
 # Of moments and data that are chosen at random
 SEED = int(os.environ.get('QFS_SEED', '20'))
 
+# By how many the number of writes of a save is another one each time
+VARIES = 2
+
+# A snapshot has no more of them than this: one L1 table, L2 tables of the disk
+# and of its VM state, those among them that were made ahead
+TABLES = 16
+
 STOPPED = 'restore-vm'
 
 # The copy of an image that repairing is tried with
@@ -328,9 +335,9 @@ class FaultTestCase(SnapshotTestCase):
         return requests
 
     def each(self, total: int) -> Iterator[int]:
-        """Numbers of all requests; the number varies by one or two"""
+        """Numbers of all requests, and of some that there may be"""
         self.assertGreater(total, 3)
-        return iter(range(1, total + 3))
+        return iter(range(1, total + VARIES + 1))
 
 
 class EveryRequest(FaultTestCase):
@@ -338,19 +345,34 @@ class EveryRequest(FaultTestCase):
         super().setUp()
         # How many of the trials ended how
         self.outcomes: Dict[str, int] = {}
-        self.leaky_trials: List[str] = []
+        # Trials whose fault did not make the operation fail
+        self.spared: List[str] = []
+        # How many clusters those trials left that did not free all
+        self.leaky_trials: Dict[str, int] = {}
 
     def count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def assert_leaks(self, limit: int) -> None:
-        """So many trials, at most, could not free all"""
+    def assert_leaks(self, limit: int, clusters: int = 0) -> None:
+        """So many trials, at most, could not free all, @clusters each"""
         self.assertLessEqual(len(self.leaky_trials), limit,
                              str(self.leaky_trials))
+        for trial, leaks in self.leaky_trials.items():
+            self.assertLessEqual(leaks, clusters, trial)
+
+    def assert_failures(self, failures: int, total: int, spared: int = 0
+                        ) -> None:
+        """Of @total requests an operation can do without @spared, at most"""
+        self.assertGreaterEqual(failures, total - spared, str(self.spared))
+
+    def state_clusters(self) -> int:
+        """What VM state takes, with tables"""
+        entry = qemu_img_info('-U', self.disk)['snapshots'][0]
+        return -(-int(entry['vm-state-size']) // CLUSTER) + TABLES
 
     def tearDown(self) -> None:
         note(f'{self.id()}: {"soak" if SOAK else "short"}, {self.outcomes}, '
-             f'leaks: {self.leaky_trials}')
+             f'spared: {self.spared}, leaks: {self.leaky_trials}')
         super().tearDown()
 
     def measure(self, operation: Callable[[], Optional[str]]
@@ -384,8 +406,9 @@ class EveryRequest(FaultTestCase):
         Only what a fault while freeing left may have leaked.
         """
         self.assert_disk_is(self.first_disk if reverted else self.now_disk)
-        if self.free_leaks():
-            self.leaky_trials.append(self.trial)
+        leaks = self.free_leaks()
+        if leaks:
+            self.leaky_trials[self.trial] = leaks
         base = self.first_base if reverted else self.base
         if self.allocated() > base:
             # VM state of a revert that succeeded, but for freeing that
@@ -396,9 +419,12 @@ class EveryRequest(FaultTestCase):
 
     def run_trial(self, attempt: Callable[..., bool], *args: Any) -> bool:
         try:
-            return attempt(*args)
+            failed = attempt(*args)
         except AssertionError as error:
             raise AssertionError(self.trial) from error
+        if not failed:
+            self.spared.append(self.trial)
+        return failed
 
     def each_write(self, attempt: Callable[..., bool], total: int,
                    kind: str, errno: int) -> int:
@@ -408,6 +434,11 @@ class EveryRequest(FaultTestCase):
             failures += self.run_trial(attempt, errno,
                                        *fail_nth(number, kind, errno))
         return failures
+
+    @staticmethod
+    def places(requests: Sequence[Request]) -> int:
+        """How many trials there are for them"""
+        return len({offset for offset, _ in requests})
 
     def each_read(self, attempt: Callable[..., bool],
                   requests: Sequence[Request], once: bool) -> int:
