@@ -13,14 +13,14 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Callable, Dict, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from qemu.qmp import QMPError
 
 import iotests
 from iotests import qemu_img, qemu_img_check, qemu_io
 from vmstate_iotests import KIB, MIB, SOAK
-from vmstate_job_iotests import JobVM
+from vmstate_job_iotests import DEADLINE, JobVM
 from vmstate_fault_iotests import CLUSTER, FIRST, NOW, SECOND, SEED, \
     FaultTestCase, main as run_tests, note
 
@@ -33,11 +33,23 @@ DELAY = 1500 * 1000
 
 DISK = 16 * MIB
 
+# A request that reads VM state, for blkdebug
+STATE_READ = ('vmstate_load', 'read')
+
 # What closing an image leaves behind data that is not in use
 HOLE = 64 * KIB
 
 # What one refcount block tells of
 COUNTED = CLUSTER // 2 * CLUSTER
+
+# How many clusters can be counted on disk, one kill long, with the file ending
+# before them: what is counted first and written then is an L1 table or a table
+# of snapshots, each of them a cluster here.  Rows of tables are counted when
+# they are written, and clusters of VM state when the file was grown for them.
+COUNTED_AHEAD = 1
+
+# To the disk, each round
+WRITTEN = 128 * KIB
 
 # In what filefrag tells of an extent: where it is in the file, where on the
 # disk, and its length
@@ -67,8 +79,8 @@ class FileEnd(NamedTuple):
         """
         Is there nothing to be cut off, or will the next save do it?
 
-        It knows what another one has left by the hole.  Where that is not,
-        which only deletes do, or a leak is behind, it leaves data alone.
+        It knows what another one has left by the hole.  Where that is not, as
+        something was freed, or a leak is behind, it leaves data alone.
         """
         return not self.leaks and (self.data <= self.image or
                                    self.data < self.file)
@@ -106,12 +118,11 @@ class KilledDisk:
         raise AssertionError(f'{self.path} is like none of {references}')
 
     def write(self, offset: int, pattern: int) -> None:
-        size = 128 * KIB
-        qemu_io('-f', 'qcow2', '-c', f'write -P {pattern} {offset} {size}',
+        qemu_io('-f', 'qcow2', '-c', f'write -P {pattern} {offset} {WRITTEN}',
                 self.path)
         with open(self.current, 'r+b') as disk:
             disk.seek(offset)
-            disk.write(bytes([pattern]) * size)
+            disk.write(bytes([pattern]) * WRITTEN)
 
     def end(self) -> FileEnd:
         result = qemu_img_check(self.path)
@@ -172,13 +183,46 @@ class Operation:
     What is to be killed
 
     @end: its outcome when it is not
-    @duration: in seconds, about
+    @slow: kinds of requests that take their time, so that each part of it can
+           be hit
+    @told: does QEMU tell its phases?
+    @phases: how many seconds each of them takes, about; if QEMU does not tell
+             them, it is one
     """
 
     begin: Callable[[], None]
     outcome: Callable[[], str]
     end: str
-    duration: float = 0.0
+    slow: Sequence[str] = ('write', 'flush')
+    told: bool = True
+    phases: Dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def find(self, moment: float) -> Tuple[int, float]:
+        """
+        Where @moment is, 0 being the beginning and 1 the end of it all
+
+        Returns the number of the phase, from 1, and the seconds since that has
+        begun.
+        """
+        left = moment * sum(self.phases.values())
+        for number, seconds in enumerate(self.phases.values(), 1):
+            if left < seconds:
+                return number, left
+            left -= seconds
+        return len(self.phases) + 1, left
+
+    def adapt(self, moment: float, outcome: str) -> None:
+        """
+        Go by how busy the machine is now, so that moments stay spread
+
+        Where QEMU tells its phases, waiting for these does that.
+        """
+        if self.told:
+            return
+        if outcome == self.end and moment < 0.9:
+            self.phases['all'] *= 0.9
+        elif outcome != self.end and moment > 1:
+            self.phases['all'] *= 1.1
 
 
 class KilledTestCase(FaultTestCase):
@@ -190,6 +234,8 @@ class KilledTestCase(FaultTestCase):
     """
 
     rounds = 0
+    # Does what is killed free VM state?
+    frees_state = False
 
     def setUp(self) -> None:
         super().setUp()
@@ -223,11 +269,20 @@ class KilledTestCase(FaultTestCase):
         assert self.vm is None
         self.vm = JobVM(self.ram_mib)
         vm: JobVM = self.vm
+        vm.add_args('-trace', 'snapshot_*')
         return vm
 
-    def attach_slow(self) -> None:
-        rule = {'event': 'none', 'errno': 0, 'delay-ns': DELAY}
-        self.attach([{**rule, 'iotype': 'write'}, {**rule, 'iotype': 'flush'}])
+    def attach_slow(self, operation: Operation) -> None:
+        """
+        Requests of these kinds take their time
+
+        VM state is read by a few large ones: they take as long together as
+        the many ones of a disk.  The rules of an event replace those before.
+        """
+        self.attach([{'event': event, 'errno': 0, 'iotype': kind, 'delay-ns':
+                      DELAY * (16 if (event, kind) == STATE_READ else 1)}
+                     for event in ('none', STATE_READ[0])
+                     for kind in operation.slow])
 
     # After a crash
 
@@ -241,7 +296,9 @@ class KilledTestCase(FaultTestCase):
             if found and self.source.random() < 0.5:
                 qemu_img('check', '-r', 'leaks', disk.path)
                 self.assert_sound(disk.path)
-            if disk.free_hidden_leaks():
+            hidden = disk.free_hidden_leaks()
+            self.assertLessEqual(hidden, COUNTED_AHEAD, disk.path)
+            if hidden:
                 self.count('leaks behind the end')
 
     def assert_cut(self, disk: KilledDisk) -> None:
@@ -268,6 +325,20 @@ class KilledTestCase(FaultTestCase):
             self.assertLessEqual(end.file, max(end.image, end.data) + hole,
                                  str(end))
 
+    def check_data_behind(self, disk: KilledDisk, end: FileEnd) -> None:
+        """
+        Data behind the end that stays was freed, and never that of a save
+
+        A delete frees what lay there, and so does a revert on a disk whose
+        file no save cuts, as the VM state is on the other one: that is what
+        was written to the disk, and the two tables of a snapshot behind it.
+        """
+        if self.frees_state:
+            return
+        self.assertNotEqual(disk.path, self.path_of(self.vmstate), str(end))
+        self.assertLessEqual(end.file - end.image, WRITTEN + 2 * CLUSTER,
+                             str(end))
+
     def cut_data(self, disk: KilledDisk, before: FileEnd) -> None:
         """
         What a save has left of the file that it cannot cut off
@@ -277,6 +348,7 @@ class KilledTestCase(FaultTestCase):
         end = disk.end()
         self.assertLessEqual(end.file, max(end.image, before.data), str(end))
         if end.file > end.image:
+            self.check_data_behind(disk, end)
             self.count('data behind the end')
             os.truncate(disk.path, end.image)
 
@@ -384,42 +456,63 @@ class KilledTestCase(FaultTestCase):
         self.detach()
 
     def take_time_of(self, operation: Operation) -> None:
-        self.attach_slow()
+        self.attach_slow(operation)
         start = time.monotonic()
         operation.begin()
         self.succeed(self.vm.conclude().get('error'))
-        operation.duration = time.monotonic() - start
+        operation.phases = {'all': time.monotonic() - start}
+        if operation.told:
+            operation.phases = {phase['phase']: phase['time'] / 1e6
+                                for phase in self.vm.stats()['phases']}
         self.detach()
 
     def moment(self) -> float:
         """Any, but no two rounds share a part of the operation"""
         return (self.round + self.source.random()) / self.rounds * 1.1
 
-    def kill_in(self, operation: Operation) -> None:
-        """
-        Kill it somewhere in an operation, which may not have begun
+    def events(self) -> List[str]:
+        """What QEMU has told of its phases since the log was emptied"""
+        with open(self.log, encoding='utf-8') as log:
+            return re.findall(r'\bsnapshot_(begin|phase|end)\b', log.read())
 
-        Long runs see a machine that is busier now and less so then: the
-        moments shall stay spread.
-        """
+    def wait_for_phase(self, number: int, seconds: float) -> None:
+        """Until it begins, or for @seconds"""
+        end = time.monotonic() + seconds
+        while len(self.events()) < number and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def kill_at(self, phase: int, seconds: float) -> None:
+        """When a phase has lasted for @seconds, or ends before that"""
+        self.wait_for_phase(phase, DEADLINE)
+        self.wait_for_phase(phase + 1, seconds)
+        os.kill(self.vm.get_pid(), signal.SIGKILL)
+
+    def kill_in(self, operation: Operation) -> None:
+        """Kill it somewhere in an operation, which may not have begun"""
         moment = self.moment()
-        self.attach_slow()
-        killer = threading.Timer(operation.duration * moment, os.kill,
-                                 (self.vm.get_pid(), signal.SIGKILL))
+        phase, seconds = operation.find(moment)
+        os.truncate(self.log, 0)
+        self.attach_slow(operation)
+        killer = threading.Thread(target=self.kill_at, args=(
+            phase if operation.told else 0, seconds))
         killer.start()
         with contextlib.suppress(QMPError):
             operation.begin()
         killer.join()
         self.vm.kill()
         self.vm = None
+        if operation.told:
+            self.count_phase(operation)
         os.truncate(self.log, 0)
 
         outcome = operation.outcome()
         self.count(outcome)
-        if outcome == operation.end and moment < 0.9:
-            operation.duration *= 0.9
-        elif outcome != operation.end and moment > 1:
-            operation.duration *= 1.1
+        operation.adapt(moment, outcome)
+
+    def count_phase(self, operation: Operation) -> None:
+        """In which one it was killed, the one after those that have ended"""
+        names = ['before', *operation.phases, 'after', 'after']
+        self.count(f'in {names[len(self.events())]}')
 
     def where_next_is(self, everywhere: str, nowhere: str) -> str:
         """On which disks there is a snapshot 'next' now"""
@@ -446,6 +539,12 @@ class KilledTestCase(FaultTestCase):
             self.assertLess(os.stat(disk.path).st_size, disk.limit)
             disk.write(self.source.randrange(0, 3 * MIB, CLUSTER),
                        self.source.randrange(1, 256))
+
+    def assert_phases(self, *phases: str) -> None:
+        """Where moments must have been, too, unless they are few"""
+        if self.rounds >= 40:
+            self.assertLessEqual({f'in {phase}' for phase in phases},
+                                 self.outcomes.keys(), str(self.outcomes))
 
     def assert_kinds(self, *outcomes: str) -> None:
         """Moments were not all before, or all after, what counts"""
@@ -487,9 +586,12 @@ class KilledSave(KilledTestCase):
         self.do_rounds(do_round)
         self.assertGreater(self.outcomes['not saved'], self.rounds // 4)
         self.assert_kinds('saved', 'on one disk', 'not saved')
+        self.assert_phases('ram', 'disks-snapshot')
 
 
 class KilledDelete(KilledTestCase):
+    frees_state = True
+
     def begin(self) -> None:
         self.vm.begin_delete('next', self.disks)
 
@@ -497,7 +599,7 @@ class KilledDelete(KilledTestCase):
         return self.where_next_is('not deleted', 'deleted')
 
     def test_delete(self) -> None:
-        delete = Operation(self.begin, self.outcome, 'deleted')
+        delete = Operation(self.begin, self.outcome, 'deleted', told=False)
         self.start_vm()
         self.save_next()
         self.take_time_of(delete)
@@ -527,7 +629,8 @@ class KilledRevert(KilledTestCase):
         return 'one disk reverted' if any(reverted) else 'not reverted'
 
     def test_revert(self) -> None:
-        revert = Operation(self.begin, self.outcome, 'reverted')
+        revert = Operation(self.begin, self.outcome, 'reverted',
+                           ('read', 'write', 'flush'))
         self.start_vm()
         self.take_time_of(revert)
         self.assertEqual(self.outcome(), 'reverted')
@@ -539,6 +642,7 @@ class KilledRevert(KilledTestCase):
 
         self.do_rounds(do_round)
         self.assert_kinds('reverted', 'one disk reverted', 'not reverted')
+        self.assert_phases('disks-revert', 'state')
 
 
 def main() -> None:
