@@ -44,19 +44,6 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
     return vioc;
 }
 
-void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
-                                       const char *name)
-{
-    g_free(vioc->section);
-    /* If the stream is damaged, this may be anything */
-    vioc->section = g_strescape(name, NULL);
-}
-
-const char *qio_channel_vmstate_get_section(const QIOChannelVmstate *vioc)
-{
-    return vioc->section;
-}
-
 void coroutine_mixed_fn qio_channel_vmstate_settle(QIOChannelVmstate *vioc)
 {
     if (vioc->writer) {
@@ -114,10 +101,7 @@ void qio_channel_vmstate_abort(QIOChannelVmstate *vioc)
 
 static void qio_channel_vmstate_finalize(Object *obj)
 {
-    QIOChannelVmstate *vioc = QIO_CHANNEL_VMSTATE(obj);
-
-    qio_channel_vmstate_abort(vioc);
-    g_free(vioc->section);
+    qio_channel_vmstate_abort(QIO_CHANNEL_VMSTATE(obj));
 }
 
 static void coroutine_fn qio_channel_vmstate_give_way(QIOChannelVmstate *vioc)

@@ -39,7 +39,6 @@ struct QIOChannelVmstate {
     bool stopped;           /* atomic: reading fails from now on */
     int64_t yielded_ns;     /* reader only: when others last could run */
     int64_t size;           /* reader only: of the VM state, or -1 */
-    char *section;          /* reader only: what is loaded, for messages */
 };
 
 /**
@@ -64,16 +63,6 @@ qio_channel_vmstate_new_output(BlockDriverState *bs,
 QIOChannelVmstate *
 qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
                               const VmstateStreamOptions *options);
-
-/**
- * qio_channel_vmstate_enter_section: From now on section @name is read
- *
- * For messages.  qio_channel_vmstate_get_section() returns it, with what cannot
- * be printed escaped, or NULL before the first one.
- */
-void qio_channel_vmstate_enter_section(QIOChannelVmstate *vioc,
-                                       const char *name);
-const char *qio_channel_vmstate_get_section(const QIOChannelVmstate *vioc);
 
 /**
  * qio_channel_vmstate_settle: Wait until no request of a writer is in flight

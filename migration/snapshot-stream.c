@@ -17,6 +17,12 @@
 /* Size of a QEMUFile's own buffer */
 #define SNAPSHOT_FILE_BUFFER (32 * KiB)
 
+/*
+ * What is loaded from a channel, as a property of that: the two kinds of
+ * channels have nothing else in common that ends with them
+ */
+#define SNAPSHOT_SECTION "section"
+
 QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
 {
     g_autoptr(QIOChannel) ioc = NULL;
@@ -74,13 +80,34 @@ bool snapshot_stream_is_snapshot(QEMUFile *f)
            object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_BLOCK);
 }
 
+static void snapshot_stream_free_section(Object *ioc, const char *property,
+                                         void *name)
+{
+    g_free(name);
+}
+
 void snapshot_stream_enter_section(QEMUFile *f, const char *name)
 {
-    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
+    Object *ioc = OBJECT(qemu_file_get_ioc(f));
 
-    if (vioc) {
-        qio_channel_vmstate_enter_section(vioc, name);
+    if (!snapshot_stream_is_snapshot(f)) {
+        return;
     }
+    if (object_property_find(ioc, SNAPSHOT_SECTION)) {
+        object_property_del(ioc, SNAPSHOT_SECTION);
+    }
+    /* If the stream is damaged, the name may be anything */
+    object_property_add(ioc, SNAPSHOT_SECTION, "string", NULL, NULL,
+                        snapshot_stream_free_section,
+                        g_strescape(name, NULL));
+}
+
+static const char *snapshot_stream_get_section(QEMUFile *f)
+{
+    ObjectProperty *section = object_property_find(
+        OBJECT(qemu_file_get_ioc(f)), SNAPSHOT_SECTION);
+
+    return section ? section->opaque : "header";
 }
 
 /* Bytes that were taken out of a stream that has failed */
@@ -97,15 +124,13 @@ static uint64_t coroutine_mixed_fn snapshot_stream_consumed(QEMUFile *f)
 void coroutine_mixed_fn snapshot_stream_set_load_error(QEMUFile *f, int ret,
                                                        Error **errp)
 {
-    QIOChannelVmstate *vioc = snapshot_stream_get_channel(f);
-    const char *section = vioc ? qio_channel_vmstate_get_section(vioc) : NULL;
     g_autofree char *what = NULL;
     Error *err = NULL;
     bool known = qemu_file_get_error_obj(f, &err) < 0;
 
     qemu_file_set_error(f, ret);
     what = g_strdup_printf("Error while loading VM state, section '%s', "
-                           "offset %" PRIu64, section ?: "header",
+                           "offset %" PRIu64, snapshot_stream_get_section(f),
                            snapshot_stream_consumed(f));
     if (known) {
         error_propagate_prepend(errp, err, "%s: ", what);
