@@ -210,11 +210,31 @@ void coroutine_fn snapshot_stream_drop_output(QEMUFile *f)
     }
 }
 
+/* Make durable what was written, and tell why that fails */
+static int snapshot_stream_flush(QEMUFile *f, Error **errp)
+{
+    QIOChannel *ioc = qemu_file_get_ioc(f);
+    BlockDriverState *bs;
+    int ret;
+
+    if (snapshot_stream_get_channel(f)) {
+        return qio_channel_close(ioc, errp) < 0 ? -EIO : 0;
+    }
+    /* QIOChannelBlock must not be closed twice, which qemu_fclose() would do */
+    bs = QIO_CHANNEL_BLOCK(ioc)->bs;
+    ret = bdrv_flush(bs);
+    if (ret < 0) {
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        error_setg_errno(errp, -ret, "Could not flush node '%s'",
+                         bdrv_get_device_or_node_name(bs));
+    }
+    return ret;
+}
+
 int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
                                  Error **errp)
 {
     ERRP_GUARD();
-    QIOChannel *ioc = qemu_file_get_ioc(f);
 
     if (ret < 0) {
         return snapshot_stream_abort(f, ret);
@@ -225,21 +245,21 @@ int snapshot_stream_close_output(QEMUFile *f, int ret, uint64_t *size,
         snapshot_stream_set_error(f, ret, "Error while writing VM state", errp);
         return snapshot_stream_abort(f, ret);
     }
-    *size = qio_channel_io_seek(ioc, 0, SEEK_CUR, &error_abort);
+    *size = qio_channel_io_seek(qemu_file_get_ioc(f), 0, SEEK_CUR,
+                                &error_abort);
 
-    /* qemu_fclose() drops the reason of a failure, so close before it does */
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_VMSTATE) &&
-        qio_channel_close(ioc, errp) < 0) {
+    /* Before qemu_fclose() does, which drops the reason of a failure */
+    ret = snapshot_stream_flush(f, errp);
+    if (ret < 0) {
         error_prepend(errp, "Error while writing VM state: ");
         qemu_fclose(f);
+        return ret;
+    }
+    if (qemu_fclose(f) < 0) {
+        error_setg(errp, "Error while closing VM state");
         return -EIO;
     }
-
-    ret = qemu_fclose(f);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Error while closing VM state");
-    }
-    return MIN(ret, 0);
+    return 0;
 }
 
 void snapshot_stream_release(BlockDriverState *bs)
