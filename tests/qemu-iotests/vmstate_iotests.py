@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import iotests
 from iotests import qemu_img_check, qemu_img_create, qemu_io
+from qemu.machine import machine
 
 
 KIB = 1024
@@ -248,6 +249,26 @@ class SnapshotTestCase(iotests.QMPTestCase):
             vm.add_disk(disk)
         vm.launch()
         return vm
+
+    def fail_to_start(self, *disks: Node, args: Sequence[str]) -> str:
+        """
+        Start another VM, which ends with status 1; returns what it prints
+
+        @disks: nodes without devices
+        """
+        vm = SnapshotVM(self.ram_mib, '-starting')
+        vm.add_args(*args)
+        for disk in disks:
+            vm.add_node(disk)
+        try:
+            # Which would tell that nobody answers
+            with iotests.change_log_level('qemu.qmp'):
+                vm.launch()
+        except machine.VMLaunchFailure as failure:
+            self.assertEqual(failure.exitcode, 1, failure.output)
+            return failure.output or ''
+        vm.shutdown(hard=True)
+        raise AssertionError('it runs')
 
     def quit(self) -> None:
         """End the VM properly, which closes its images"""
