@@ -53,7 +53,7 @@ class Fio:
                                        ('read-1', 'read', 1),
                                        ('read-8', 'read', DEPTH)):
             end = ['--end_fsync=1'] if direction == 'write' else []
-            cached = settle(case, path)
+            cached = settle(path)
             rate = local.run_fio(
                 direction, *options, *end,
                 *local.fio_depth(depth, size, by_jobs))
@@ -97,12 +97,12 @@ class QemuImg:
         size = case.stream_bytes()
         # Where nothing is allocated, as snapshots have it
         place = ['-o', str(case.occupied_bytes())]
-        cached = settle(case, lab.storage_file(case))
+        cached = settle(lab.storage_file(case))
         took = self._bench(lab, case, disk, '-w', '-d', str(DEPTH), '-s', '1M',
                            '-c', str(size // MIB), *place)
         steps = [step('write-8', size, took, cached)]
         count = size // LARGE_READ
-        cached = settle(case, lab.storage_file(case))
+        cached = settle(lab.storage_file(case))
         took = self._bench(lab, case, disk, '-d', '1', '-s', str(LARGE_READ),
                            '-c', str(count), *place)
         steps.append(step('read-5M', count * LARGE_READ, took, cached))

@@ -7,13 +7,12 @@ What runs of all contenders have in common: programs, folders, VMs, storage.
 import contextlib
 import dataclasses
 import importlib
-import mmap
 import os
 from pathlib import Path
 import subprocess
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from cases import GIB, MIB, PATCHED, Case, Place
+from cases import GIB, PATCHED, Case, Place
 import storage
 
 
@@ -28,9 +27,6 @@ Step = Dict[str, Any]
 # Of disks, of which none is as large as this one.  The model keeps no data
 # where nothing was written.
 EXPORT_SLACK = GIB
-
-# What a step may need besides memory for what it moves
-MORE_MEMORY = 512 * MIB
 
 
 class BenchError(Exception):
@@ -137,7 +133,7 @@ def prepare_file(case: Case, path: Path, store: storage.Storage) -> None:
                       *local.fio_depth(1, size, False), '--end_fsync=1')
 
 
-# The host's page cache and its memory
+# The host's page cache
 
 def cached_bytes(path: Path) -> Optional[int]:
     """How much of a file the page cache has; None if that cannot be told."""
@@ -149,25 +145,9 @@ def cached_bytes(path: Path) -> Optional[int]:
     return int(done.stdout) if done.stdout.strip().isdecimal() else None
 
 
-def provide_memory(size: int) -> None:
+def settle(*paths: Optional[Path]) -> Step:
     """
-    Have @size bytes of free memory at hand, or as much as there is.
-
-    The memory that a virtual machine has free may belong to its host already
-    (free page reporting of virtio-balloon), which gives it back page by page,
-    slower than a disk writes.  Whoever fills the page cache next would wait
-    for that.  Memory that somebody had a moment ago is used first.
-    """
-    size = min(size, preflight.host_memory('MemAvailable') - MORE_MEMORY)
-    if size > 0:
-        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-                  | mmap.MAP_POPULATE).close()
-
-
-def settle(case: Case, *paths: Optional[Path]) -> Step:
-    """
-    Make the host ready for a step of @case: memory is at hand, everything has
-    been written out, and @paths are not in the page cache.
+    Write out what the host has not yet, and drop @paths from its page cache.
 
     Only those files are dropped, not all that others have cached, which also
     needs no privilege.  Returns what is left of them for the record.
@@ -178,7 +158,6 @@ def settle(case: Case, *paths: Optional[Path]) -> Step:
         with open(path, 'rb') as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         left.append(cached_bytes(path))
-    provide_memory(case.ram + MORE_MEMORY)
     if None in left:
         return {'cached': not_measured('there is no fincore')}
     return {'cached': sum(filter(None, left))}

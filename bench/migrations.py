@@ -90,8 +90,8 @@ class Migration:
                            for name, value in self._parameters.items()})
         vm.command('migrate-set-parameters', **parameters)
 
-    def _save(self, vm: Any, case: Case, path: Path) -> Step:
-        step: Step = {'step': 'save', 'number': 1, **settle(case)}
+    def _save(self, vm: Any, path: Path) -> Step:
+        step: Step = {'step': 'save', 'number': 1, **settle()}
         self._set_up(vm)
         with guests.watched(vm, step), timed(vm, step):
             if not self._live:
@@ -103,8 +103,8 @@ class Migration:
         step['bytes'] = path.stat().st_blocks * 512
         return step
 
-    def _load(self, vm: Any, case: Case, path: Path) -> Step:
-        step: Step = {'step': 'load', 'number': 1, **settle(case, path)}
+    def _load(self, vm: Any, path: Path) -> Step:
+        step: Step = {'step': 'load', 'number': 1, **settle(path)}
         vm.start()
         # It has no part in reading
         self._set_up(vm, leave_out='background-snapshot')
@@ -123,11 +123,11 @@ class Migration:
         with lab.vm(STOCK, case, disk) as vm:
             memory = vm.boot()
             guests.fill(vm, case)
-            save = self._save(vm, case, path)
+            save = self._save(vm, path)
             vm.quit()
         with lab.vm(STOCK, case, disk, '-incoming', 'defer',
                     label='stock, reading') as vm:
-            load = self._load(vm, case, path)
+            load = self._load(vm, path)
             load['verified'] = guests.verify(vm, case, memory)
             guests.test_verify(lab, vm, case, memory)
             vm.quit()

@@ -56,9 +56,8 @@ class Snapshots:
     @staticmethod
     def _measure(name: str, action: Callable[[], Any], session: Session
                  ) -> Step:
-        case = session.case
         step: Step = {'step': name,
-                      **settle(case, session.lab.storage_file(case))}
+                      **settle(session.lab.storage_file(session.case))}
         session.teller.skip()
         with guests.watched(session.vm, step):
             timing = action()
