@@ -91,7 +91,7 @@ int GRAPH_RDLOCK qcow2_vmstate_check_l1(BlockDriverState *bs);
  * While VM state is saved, this keeps the end of the file a step ahead of the
  * writes.  Best effort: a file that refuses is written without.
  *
- * Called without s->lock.
+ * Called without s->lock, which is taken to make the file longer.
  */
 void coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_grow_file(BlockDriverState *bs, Qcow2VmstateGrowth *growth,
