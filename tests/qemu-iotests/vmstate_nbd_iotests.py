@@ -23,6 +23,7 @@ class NbdServer:
         self.socket = os.path.join(iotests.sock_dir, 'vmstate-nbdkit')
         self.messages = os.path.join(iotests.test_dir,
                                      'vmstate-nbdkit-messages')
+        self.pidfile = os.path.join(iotests.test_dir, 'vmstate-nbdkit-pid')
         self.process: Any = None
 
     def __enter__(self) -> 'NbdServer':
@@ -37,14 +38,16 @@ class NbdServer:
         return ['file', self.image]
 
     def start(self) -> None:
-        iotests.try_remove(self.socket)
+        self.clean()
         with open(self.messages, 'wb') as messages:
             # pylint: disable=consider-using-with
             self.process = subprocess.Popen(
-                ['nbdkit', '-f', '-U', self.socket, *self.plugin()],
+                ['nbdkit', '-f', '-U', self.socket, '-P', self.pidfile,
+                 *self.plugin()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=messages)
-        wait_until(lambda: os.path.exists(self.socket), 'nbdkit serves')
+        # The socket is there before anybody listens; this file is not
+        wait_until(lambda: os.path.exists(self.pidfile), 'nbdkit serves')
 
     def kill(self) -> None:
         """As if a cable was pulled"""
@@ -56,7 +59,11 @@ class NbdServer:
         # When a test fails, the VM is still there: nbdkit would wait for it
         if self.process:
             self.kill()
-        iotests.try_remove(self.socket)
+        self.clean()
+
+    def clean(self) -> None:
+        for path in (self.socket, self.pidfile):
+            iotests.try_remove(path)
 
     def node(self, **options: Any) -> Node:
         return {'driver': 'nbd',
