@@ -18,6 +18,21 @@ typedef struct Qcow2Run {
     uint64_t cluster;       /* that the first entry refers to */
 } Qcow2Run;
 
+/* What happens to the counts */
+typedef struct Qcow2RefChange {
+    int addend;             /* -1 or 1 */
+    enum qcow2_discard_type type;   /* for clusters that nobody uses then */
+} Qcow2RefChange;
+
+static const Qcow2RefChange qcow2_add_ref = { 1, QCOW2_DISCARD_NEVER };
+static const Qcow2RefChange qcow2_drop_ref = { -1, QCOW2_DISCARD_SNAPSHOT };
+/*
+ * What has no reference left once one that was added is gone had none before,
+ * although it is in use: the count is wrong, which can be repaired as long as
+ * the data is there.
+ */
+static const Qcow2RefChange qcow2_undo_ref = { -1, QCOW2_DISCARD_NEVER };
+
 /* The cluster that entry @index refers to, or 0 if it is not an ordinary one */
 static uint64_t GRAPH_RDLOCK qcow2_run_cluster(BlockDriverState *bs,
                                                uint64_t *l2, int index)
@@ -148,7 +163,7 @@ static int GRAPH_RDLOCK qcow2_entry_check_offset(BlockDriverState *bs,
 /* The ordinary way, for all the rest */
 static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs,
                                             int64_t l2_offset, uint64_t *l2,
-                                            int index, int addend)
+                                            int index, Qcow2RefChange change)
 {
     BDRVQcow2State *s = bs->opaque;
     uint64_t entry = get_l2_entry(s, l2, index);
@@ -176,8 +191,8 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs,
 
     last = (offset + bytes - 1) >> s->cluster_bits;
     for (cluster = offset >> s->cluster_bits; cluster <= last; cluster++) {
-        ret = qcow2_update_cluster_refcount(bs, cluster, 1, addend < 0,
-                                            QCOW2_DISCARD_SNAPSHOT);
+        ret = qcow2_update_cluster_refcount(bs, cluster, 1, change.addend < 0,
+                                            change.type);
         if (ret < 0) {
             return ret;
         }
@@ -188,7 +203,8 @@ static int GRAPH_RDLOCK qcow2_entry_add_ref(BlockDriverState *bs,
 /* Count the first @end entries.  Returns for how many of them that was done. */
 static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
                                                int64_t l2_offset, uint64_t *l2,
-                                               int end, int addend,
+                                               int end,
+                                               Qcow2RefChange change,
                                                int *first_error)
 {
     Qcow2Run run = { 0 };
@@ -202,10 +218,10 @@ static int GRAPH_RDLOCK qcow2_entries_add_refs(BlockDriverState *bs,
             run = qcow2_run_find(bs, l2, index, end);
         }
         if (run.count > 0) {
-            ret = qcow2_run_add_refs(bs, run, addend);
+            ret = qcow2_run_add_refs(bs, run, change.addend);
         }
         if (ret == 0) {
-            ret = qcow2_entry_add_ref(bs, l2_offset, l2, index, addend);
+            ret = qcow2_entry_add_ref(bs, l2_offset, l2, index, change);
             ret = ret < 0 ? ret : 1;
         }
         if (ret < 0) {
@@ -240,7 +256,8 @@ static int GRAPH_RDLOCK qcow2_read_table(BlockDriverState *bs, int64_t offset,
 
 /* The table and all that it refers to; of a table that fails, nothing */
 static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
-                                             int64_t l2_offset, int addend)
+                                             int64_t l2_offset,
+                                             Qcow2RefChange change)
 {
     BDRVQcow2State *s = bs->opaque;
     uint64_t *l2;
@@ -250,13 +267,14 @@ static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
     if (ret < 0) {
         return ret;
     }
-    done = qcow2_entries_add_refs(bs, l2_offset, l2, s->l2_size, addend, &ret);
+    done = qcow2_entries_add_refs(bs, l2_offset, l2, s->l2_size, change, &ret);
     if (ret == 0) {
         ret = qcow2_update_cluster_refcount(bs, l2_offset >> s->cluster_bits, 1,
-                                            addend < 0, QCOW2_DISCARD_SNAPSHOT);
+                                            change.addend < 0, change.type);
     }
-    if (ret < 0 && addend > 0) {
-        qcow2_entries_add_refs(bs, l2_offset, l2, done, -addend, &ignored);
+    if (ret < 0 && change.addend > 0) {
+        qcow2_entries_add_refs(bs, l2_offset, l2, done, qcow2_undo_ref,
+                               &ignored);
     }
     qemu_vfree(l2);
     return ret;
@@ -265,7 +283,8 @@ static int GRAPH_RDLOCK qcow2_table_add_refs(BlockDriverState *bs,
 /* Returns how many entries of the L1 table were counted */
 static int GRAPH_RDLOCK qcow2_tables_add_refs(BlockDriverState *bs,
                                               const uint64_t *l1_table,
-                                              int l1_size, int addend,
+                                              int l1_size,
+                                              Qcow2RefChange change,
                                               int *first_error)
 {
     BDRVQcow2State *s = bs->opaque;
@@ -280,7 +299,7 @@ static int GRAPH_RDLOCK qcow2_tables_add_refs(BlockDriverState *bs,
                                     l2_offset, i);
             ret = -EIO;
         } else if (l2_offset) {
-            ret = qcow2_table_add_refs(bs, l2_offset, addend);
+            ret = qcow2_table_add_refs(bs, l2_offset, change);
         }
         if (ret < 0) {
             *first_error = ret;
@@ -290,26 +309,40 @@ static int GRAPH_RDLOCK qcow2_tables_add_refs(BlockDriverState *bs,
     return l1_size;
 }
 
+/* All or, if references were to be added, as little as possible */
+static int GRAPH_RDLOCK qcow2_snapshot_change_refs(BlockDriverState *bs,
+                                                   const uint64_t *l1_table,
+                                                   int l1_size,
+                                                   Qcow2RefChange change)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int done, ignored;
+    int ret = 0;
+
+    done = qcow2_tables_add_refs(bs, l1_table, l1_size, change, &ret);
+    if (ret == 0) {
+        /* No flag must get to disk before the count that it tells about */
+        ret = qcow2_cache_flush(bs, s->refcount_block_cache);
+    }
+    if (ret < 0 && change.addend > 0) {
+        qcow2_tables_add_refs(bs, l1_table, done, qcow2_undo_ref, &ignored);
+    }
+    return ret;
+}
+
 int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
                             int l1_size, int addend)
 {
     BDRVQcow2State *s = bs->opaque;
     /* Tables are read past the cache */
     int ret = qcow2_cache_flush(bs, s->l2_table_cache);
-    int done, ignored;
 
     if (ret < 0 || !addend) {
         return ret;
     }
-    done = qcow2_tables_add_refs(bs, l1_table, l1_size, addend, &ret);
-    if (ret == 0) {
-        /* No flag must get to disk before the count that it tells about */
-        ret = qcow2_cache_flush(bs, s->refcount_block_cache);
-    }
-    if (ret < 0 && addend > 0) {
-        qcow2_tables_add_refs(bs, l1_table, done, -addend, &ignored);
-    }
-    return ret;
+    return qcow2_snapshot_change_refs(bs, l1_table, l1_size,
+                                      addend > 0 ? qcow2_add_ref
+                                                 : qcow2_drop_ref);
 }
 
 void qcow2_snapshot_undo_refs(BlockDriverState *bs, const uint64_t *l1_table,
@@ -317,7 +350,10 @@ void qcow2_snapshot_undo_refs(BlockDriverState *bs, const uint64_t *l1_table,
 {
     BDRVQcow2State *s = bs->opaque;
 
-    qcow2_snapshot_add_refs(bs, l1_table, l1_size, -1);
+    if (qcow2_cache_flush(bs, s->l2_table_cache) < 0) {
+        return;
+    }
+    qcow2_snapshot_change_refs(bs, l1_table, l1_size, qcow2_undo_ref);
     /* Clusters of the active layer may be written in place again */
     qcow2_update_snapshot_refcount(bs, s->l1_table_offset, s->l1_size, 0);
 }

@@ -11,27 +11,25 @@
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
+#include "qcow2-snapshot-refs.h"
 #include "qcow2-snapshot-undo.h"
-
-/*
- * Was the image found to be corrupt?  Then its counts are wrong, and what they
- * call free may be in use: nothing more is done to it.
- */
-static bool qcow2_is_corrupt(BDRVQcow2State *s)
-{
-    return s->incompatible_features & QCOW2_INCOMPAT_CORRUPT;
-}
 
 /* Drop the references that a snapshot's L1 table got from a copy of it */
 static void GRAPH_RDLOCK qcow2_snapshot_drop_refs(BlockDriverState *bs,
                                                   int64_t l1_table_offset,
                                                   int l1_size)
 {
-    BDRVQcow2State *s = bs->opaque;
+    g_autofree uint64_t *l1_table = g_try_new(uint64_t, l1_size);
+    int i;
 
-    qcow2_update_snapshot_refcount(bs, l1_table_offset, l1_size, -1);
-    /* Clusters of the active layer may be written in place again */
-    qcow2_update_snapshot_refcount(bs, s->l1_table_offset, s->l1_size, 0);
+    if (!l1_table || bdrv_pread(bs->file, l1_table_offset, l1_size * L1E_SIZE,
+                                l1_table, 0) < 0) {
+        return;
+    }
+    for (i = 0; i < l1_size; i++) {
+        be64_to_cpus(&l1_table[i]);
+    }
+    qcow2_snapshot_undo_refs(bs, l1_table, l1_size);
 }
 
 void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
@@ -42,7 +40,7 @@ void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
 
     GLOBAL_STATE_CODE();
 
-    if (s->snapshot_table_unknown || qcow2_is_corrupt(s)) {
+    if (s->snapshot_table_unknown || qcow2_is_given_up(bs)) {
         g_clear_pointer(&vmstate->l1_entries, g_free);
         return;
     }
@@ -52,7 +50,7 @@ void qcow2_snapshot_undo_create(BlockDriverState *bs, int64_t l1_table_offset,
                                  MIN(l1_size, s->l1_vm_state_index));
     }
     if (l1_table_offset > 0) {
-        /* Without a write that succeeded nobody knows whose they really are */
+        /* If they were free by a count that is wrong, they are somebody's */
         qcow2_free_clusters(bs, l1_table_offset, l1_size * L1E_SIZE,
                             QCOW2_DISCARD_NEVER);
     }
@@ -79,7 +77,7 @@ void qcow2_snapshot_undo_goto(BlockDriverState *bs, int64_t sn_l1_table_offset,
 {
     GLOBAL_STATE_CODE();
 
-    if (qcow2_is_corrupt(bs->opaque)) {
+    if (qcow2_is_given_up(bs)) {
         return;
     }
     if (write_failed && qcow2_snapshot_rewrite_l1(bs) < 0) {

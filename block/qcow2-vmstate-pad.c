@@ -8,6 +8,7 @@
 #include "qemu/memalign.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "qcow2-vmstate.h"
 #include "qcow2-vmstate-pad.h"
 
 /* A request, and the whole sectors in which it lies */
@@ -42,15 +43,6 @@ static bool qcow2_vmstate_is_padded(const Qcow2PaddedRequest *r)
     return r->head || r->tail;
 }
 
-/*
- * Another request, while this one waited, may have found the image corrupt, and
- * there is no driver from then on.
- */
-static bool qcow2_vmstate_is_usable(BlockDriverState *bs)
-{
-    return bs->drv != NULL;
-}
-
 /* Read @bytes, whole sectors, from byte @at of the padded request on */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_read_sectors(const Qcow2PaddedRequest *r, uint8_t *buf,
@@ -58,7 +50,7 @@ qcow2_vmstate_read_sectors(const Qcow2PaddedRequest *r, uint8_t *buf,
 {
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf + at, bytes);
 
-    if (!qcow2_vmstate_is_usable(r->bs)) {
+    if (qcow2_is_given_up(r->bs)) {
         return -ENOMEDIUM;
     }
     return r->bs->drv->bdrv_co_preadv_part(r->bs, r->start + at, bytes, &qiov,
@@ -85,7 +77,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_vmstate_write_sectors(BlockDriverState *bs, int64_t offset,
                             QEMUIOVector *qiov)
 {
-    if (!qcow2_vmstate_is_usable(bs)) {
+    if (qcow2_is_given_up(bs)) {
         return -ENOMEDIUM;
     }
     return bs->drv->bdrv_co_pwritev_part(bs, offset, qiov->size, qiov, 0, 0);

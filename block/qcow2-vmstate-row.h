@@ -37,7 +37,10 @@ static inline int64_t qcow2_row_bytes(const Qcow2MetadataRow *row)
 void GRAPH_RDLOCK *qcow2_row_try_alloc(const Qcow2MetadataRow *row);
 
 /**
- * qcow2_row_write: Write the tables of a row, of which nobody knows yet
+ * qcow2_row_write: Write the tables of a row
+ *
+ * The caller owns them: new ones that nothing refers to, or tables that are in
+ * use and nobody writes to meanwhile.
  *
  * @tables: their contents
  *

@@ -148,8 +148,7 @@ qcow2_vmstate_prepare_tables(Qcow2MetadataRow *t)
     if (ret == 0) {
         ret = qcow2_vmstate_cache_tables(t);
     }
-    if (ret < 0 && t->bs->drv) {
-        /* Without a driver the image is corrupt: they may be somebody's */
+    if (ret < 0 && !qcow2_is_given_up(t->bs)) {
         qcow2_free_clusters(t->bs, t->offset, qcow2_row_bytes(t),
                             QCOW2_DISCARD_NEVER);
     }
@@ -187,10 +186,15 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     qemu_co_mutex_lock(&s->lock);
+    if (qcow2_is_given_up(bs)) {
+        ret = -ENOMEDIUM;
+        goto out;
+    }
     qcow2_vmstate_plan_tables(&t, offset, offset + bytes);
     if (t.count > 1) {
         ret = qcow2_vmstate_make_tables(&t);
     }
+out:
     qemu_co_mutex_unlock(&s->lock);
     return ret;
 }

@@ -33,6 +33,11 @@ struct Qcow2VmstateGrowth {
     int64_t length_before;  /* never cut the file to less than this */
 };
 
+bool qcow2_is_given_up(BlockDriverState *bs)
+{
+    return !bs->drv;
+}
+
 /* Releasing */
 
 /* What is to be dropped: the L2 tables that the VM state had in the L1 table */
@@ -629,7 +634,9 @@ void coroutine_fn qcow2_vmstate_grow_file(BlockDriverState *bs,
         !growth->refused) {
         qatomic_set(&growth->growing, true);
         qemu_co_mutex_lock(&s->lock);
-        qcow2_vmstate_grow_locked(bs, growth, end);
+        if (!qcow2_is_given_up(bs)) {
+            qcow2_vmstate_grow_locked(bs, growth, end);
+        }
         qemu_co_mutex_unlock(&s->lock);
         qatomic_set(&growth->growing, false);
     }

@@ -19,6 +19,18 @@ typedef struct Qcow2VmstateGrowth Qcow2VmstateGrowth;
 
 extern const BdrvVmstateOps qcow2_vmstate_ops;
 
+/**
+ * qcow2_is_given_up: Whether @bs has no driver any more
+ *
+ * That is so once the image was found to be corrupt beyond what single requests
+ * can fail for.  Counts are wrong then, and what they call free may be in use:
+ * nothing is to be allocated, freed or discarded any more.  It may happen
+ * while a request waits.
+ *
+ * In or outside coroutines, in the node's AioContext or with the node drained.
+ */
+bool qcow2_is_given_up(BlockDriverState *bs);
+
 /* VM state that has left the active L1 table, with its references */
 typedef struct Qcow2DetachedVmstate {
     uint64_t *l1_entries;   /* by offset; NULL if none; for g_free() */

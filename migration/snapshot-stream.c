@@ -18,10 +18,10 @@
 #define SNAPSHOT_FILE_BUFFER (32 * KiB)
 
 /*
- * What is loaded from a channel, as a property of that: the two kinds of
- * channels have nothing else in common that ends with them
+ * The section of the stream that is being loaded, NULL before the first one.
+ * There is one such stream at a time, and the main loop's thread loads it.
  */
-#define SNAPSHOT_SECTION "section"
+static char *snapshot_stream_section;
 
 QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
 {
@@ -48,6 +48,7 @@ QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size)
         ioc = QIO_CHANNEL(qio_channel_block_new(bs));
     }
     qio_channel_set_name(ioc, "snapshot-load");
+    g_clear_pointer(&snapshot_stream_section, g_free);
     return qemu_file_new_input(ioc);
 }
 
@@ -80,34 +81,14 @@ bool snapshot_stream_is_snapshot(QEMUFile *f)
            object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_BLOCK);
 }
 
-static void snapshot_stream_free_section(Object *ioc, const char *property,
-                                         void *name)
-{
-    g_free(name);
-}
-
 void snapshot_stream_enter_section(QEMUFile *f, const char *name)
 {
-    Object *ioc = OBJECT(qemu_file_get_ioc(f));
-
     if (!snapshot_stream_is_snapshot(f)) {
         return;
     }
-    if (object_property_find(ioc, SNAPSHOT_SECTION)) {
-        object_property_del(ioc, SNAPSHOT_SECTION);
-    }
+    g_free(snapshot_stream_section);
     /* If the stream is damaged, the name may be anything */
-    object_property_add(ioc, SNAPSHOT_SECTION, "string", NULL, NULL,
-                        snapshot_stream_free_section,
-                        g_strescape(name, NULL));
-}
-
-static const char *snapshot_stream_get_section(QEMUFile *f)
-{
-    ObjectProperty *section = object_property_find(
-        OBJECT(qemu_file_get_ioc(f)), SNAPSHOT_SECTION);
-
-    return section ? section->opaque : "header";
+    snapshot_stream_section = g_strescape(name, NULL);
 }
 
 /* Bytes that were taken out of a stream that has failed */
@@ -130,7 +111,8 @@ void coroutine_mixed_fn snapshot_stream_set_load_error(QEMUFile *f, int ret,
 
     qemu_file_set_error(f, ret);
     what = g_strdup_printf("Error while loading VM state, section '%s', "
-                           "offset %" PRIu64, snapshot_stream_get_section(f),
+                           "offset %" PRIu64,
+                           snapshot_stream_section ?: "header",
                            snapshot_stream_consumed(f));
     if (known) {
         error_propagate_prepend(errp, err, "%s: ", what);
