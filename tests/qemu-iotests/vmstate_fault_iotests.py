@@ -111,6 +111,8 @@ class FaultTestCase(SnapshotTestCase):
             self.write_patterns(name, 0x11, '1M')
         self.log = os.path.join(iotests.test_dir, 'vmstate-faults.log')
         self.files.append(self.log)
+        # What is before has been read; cut off, it would come back as zeroes
+        self.log_start = 0
         self.add_file(REPAIRED)
         self.start_vm()
         self.attach()
@@ -267,8 +269,18 @@ class FaultTestCase(SnapshotTestCase):
                     '-trace', 'bdrv_co_pwritev_part',
                     '-trace', 'vmstate_qcow2_*')
         vm.launch()
+        self.log_start = 0
         vm.cmd('x-snapshot-set-parameters', chunk_size=256 * KIB)
         return vm
+
+    def new_in_log(self) -> str:
+        """What the VM has logged since skip_log()"""
+        with open(self.log, encoding='utf-8') as log:
+            log.seek(self.log_start)
+            return log.read()
+
+    def skip_log(self) -> None:
+        self.log_start = os.stat(self.log).st_size
 
     def attach(self, rules: Sequence[Node] = (),
                states: Sequence[Node] = ()) -> None:
@@ -321,12 +333,12 @@ class FaultTestCase(SnapshotTestCase):
         """Offset and size of what was read and written since the last call"""
         nodes: Dict[Tuple[str, str], List[Request]] = \
             collections.defaultdict(list)
-        with open(self.log, 'r+', encoding='utf-8') as log:
-            for match in re.finditer(r'bdrv_co_p(read|write)v_part bs (\S+) '
-                                     r'offset (\d+) bytes (\d+) ', log.read()):
-                kind, node, offset, size = match.groups()
-                nodes[kind, node].append((int(offset), int(size)))
-            log.truncate(0)
+        for match in re.finditer(r'bdrv_co_p(read|write)v_part bs (\S+) '
+                                 r'offset (\d+) bytes (\d+) ',
+                                 self.new_in_log()):
+            kind, node, offset, size = match.groups()
+            nodes[kind, node].append((int(offset), int(size)))
+        self.skip_log()
         requests: Dict[str, List[Request]] = {'read': [], 'write': []}
         # Those of blkdebug are passed on to the file: any of these two
         for (kind, _), those in nodes.items():
@@ -427,13 +439,22 @@ class EveryRequest(FaultTestCase):
         return failed
 
     def each_write(self, attempt: Callable[..., bool], total: int,
-                   kind: str, errno: int) -> int:
-        failures = 0
+                   kind: str, errno: int, at_end: int, before: int = 0
+                   ) -> None:
+        """
+        Every one fails in its turn, and with it the operation
+
+        It can do without the last @at_end ones, and without @before others.
+        """
+        spared: List[int] = []
         for number in self.each(total):
             self.trial = f'{kind} {number} of {total}, errno {errno}'
-            failures += self.run_trial(attempt, errno,
-                                       *fail_nth(number, kind, errno))
-        return failures
+            if not self.run_trial(attempt, errno,
+                                  *fail_nth(number, kind, errno)):
+                spared.append(number)
+        self.assertLessEqual(sum(number <= total - at_end
+                                 for number in spared), before,
+                             f'{kind}, {total}: {spared}')
 
     @staticmethod
     def places(requests: Sequence[Request]) -> int:

@@ -471,9 +471,8 @@ class KilledTestCase(FaultTestCase):
         return (self.round + self.source.random()) / self.rounds * 1.1
 
     def events(self) -> List[str]:
-        """What QEMU has told of its phases since the log was emptied"""
-        with open(self.log, encoding='utf-8') as log:
-            return re.findall(r'\bsnapshot_(begin|phase|end)\b', log.read())
+        """What QEMU has told of its phases since skip_log()"""
+        return re.findall(r'\bsnapshot_(begin|phase|end)\b', self.new_in_log())
 
     def wait_for_phase(self, number: int, seconds: float) -> None:
         """Until it begins, or for @seconds"""
@@ -491,7 +490,7 @@ class KilledTestCase(FaultTestCase):
         """Kill it somewhere in an operation, which may not have begun"""
         moment = self.moment()
         phase, seconds = operation.find(moment)
-        os.truncate(self.log, 0)
+        self.skip_log()
         self.attach_slow(operation)
         killer = threading.Thread(target=self.kill_at, args=(
             phase if operation.told else 0, seconds))
@@ -503,7 +502,6 @@ class KilledTestCase(FaultTestCase):
         self.vm = None
         if operation.told:
             self.count_phase(operation)
-        os.truncate(self.log, 0)
 
         outcome = operation.outcome()
         self.count(outcome)
