@@ -17,7 +17,9 @@
  * A fill coroutine issues one request after the other and ends when the window
  * is full; the consumer starts one anew when there is room again.  There are as
  * many of them as VmstateDepth says, which is one to begin with: each starts
- * the next one when there is something left for it.
+ * the next one when there is something left for it.  They count in flight as
+ * long as they live: who drains the node waits for read-ahead to come to rest,
+ * and not just for a moment between two requests.
  */
 
 #include "qemu/osdep.h"
@@ -229,6 +231,7 @@ static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
         return;
     }
     r->fillers++;
+    bdrv_inc_in_flight(r->bs);
     qemu_mutex_unlock(&r->wait.lock);
     aio_co_enter(r->wait.ctx,
                  qemu_coroutine_create(vmstate_reader_fill_entry, r));
@@ -269,6 +272,7 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
     if (r->fillers == 0) {
         vmstate_reader_all_ended(r);
     }
+    bdrv_dec_in_flight(r->bs);
     /* From here on @r may be gone */
     vmstate_wait_kick_and_unlock(&r->wait);
 }

@@ -104,6 +104,18 @@ static void vmstate_writer_begin_request(VmstateWriter *w, int64_t now)
     w->stats.max_in_flight = MAX(w->stats.max_in_flight, w->in_flight);
 }
 
+/* The chunk is not in use any more.  Called with the lock held. */
+static void vmstate_writer_release_chunk(VmstateWriter *w, VmstateChunk *chunk,
+                                         int64_t now)
+{
+    QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+    w->busy--;
+    if (!w->busy) {
+        w->idle_ns = now;
+        bdrv_dec_in_flight(w->bs);
+    }
+}
+
 /* The chunk goes to the idle list, the result into the books */
 static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
                                        int ret, int64_t start_ns)
@@ -130,11 +142,7 @@ static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
         w->stats.bytes += chunk->bytes;
         w->stats.max_request = MAX(w->stats.max_request, chunk->bytes);
     }
-    QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
-    w->busy--;
-    if (!w->busy) {
-        w->idle_ns = now;
-    }
+    vmstate_writer_release_chunk(w, chunk, now);
     vmstate_wait_kick_and_unlock(&w->wait);
 }
 
@@ -168,8 +176,8 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
     qemu_mutex_lock(&w->wait.lock);
     start = vmstate_writer_may_start(w);
     if (!start) {
-        QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
-        w->busy--;
+        vmstate_writer_release_chunk(
+            w, chunk, qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
         vmstate_wait_kick_and_unlock(&w->wait);
         return;
     }
@@ -187,8 +195,9 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
 /*
  * The next chunk to write, or NULL when the stream ends.
  *
- * While it is parked here the owner holds no graph lock and is not counted in
- * flight: it may stay for as long as the producer takes.  The producer is the
+ * While it is parked here the owner holds no graph lock, and as nothing is queued
+ * then, nothing is counted in flight: it may stay for as long as the producer
+ * takes.  The producer is the
  * only one who wakes it, and only here: a wake in the middle of a wait for the
  * pool would trip the pool's assertions.
  */
@@ -307,7 +316,9 @@ static void vmstate_writer_queue_cur(VmstateWriter *w)
     chunk->queued_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     qemu_mutex_lock(&w->wait.lock);
     QSIMPLEQ_INSERT_TAIL(&w->queue, chunk, next);
-    w->busy++;
+    if (w->busy++ == 0) {
+        bdrv_inc_in_flight(w->bs);
+    }
     vmstate_writer_wake_owner_and_unlock(w);
 }
 

@@ -18,6 +18,7 @@
  * the node's IOThread outside coroutines, a coroutine, or another thread
  * without the BQL.  Requests run in the AioContext that the node had when the
  * reader was created.  No lock is held on entry; the node may be drained.
+ * Draining waits for read-ahead to come to rest.
  *
  * Errors.  A request that fails ahead of the consumer is no error yet.  When
  * the consumer gets to the range of such a request, that range is read again,

@@ -630,6 +630,23 @@ static void test_drain(VmstateTest *t)
     writer_close(&wt);
 }
 
+/* Also between one request and the next, there are some to come */
+static void test_drain_queued(VmstateTest *t)
+{
+    WriterTest wt;
+
+    writer_open_tuned(&wt, t, 64 * KiB, 1);
+    vmstate_test_hold(t->node);
+    write_up_to(&wt, 2 * wt.chunk);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, 1);
+    vmstate_test_check_drain_waits(t);
+    g_assert_cmpuint(t->node->data->len, ==, 2 * wt.chunk);
+
+    write_and_finish(&wt, write_party, 7 * wt.chunk);
+    check_stream(&wt);
+    writer_close(&wt);
+}
+
 /* The flush is counted in flight too, and finish waits for it */
 static void test_finish_waits(VmstateTest *t)
 {
@@ -1234,6 +1251,7 @@ static void add_cases(void)
         { "settle/after-error", test_settle_after_error },
         { "start-by-itself", test_start_by_itself },
         { "drain", test_drain },
+        { "drain/queued", test_drain_queued },
         { "finish-waits", test_finish_waits },
         { "idle", test_idle },
         { "move-node", test_move_node },

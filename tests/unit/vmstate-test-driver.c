@@ -594,11 +594,23 @@ void vmstate_test_check_error_text(const char *text, int err, int64_t offset)
     }
 }
 
+static unsigned all_started(VmstateTestNode *node)
+{
+    QEMU_LOCK_GUARD(&node->lock);
+    return node->log->len;
+}
+
 void vmstate_test_check_drain_waits(VmstateTest *t)
 {
+    unsigned started;
+
     g_assert_cmpuint(vmstate_test_in_flight(t->node), >, 0);
     vmstate_test_release_later(t->node);
     bdrv_drained_begin(t->bs);
+    started = all_started(t->node);
+    /* It is not just a moment between two requests */
+    g_usleep(VMSTATE_TEST_LATER_NS / SCALE_US);
+    g_assert_cmpuint(all_started(t->node), ==, started);
     g_assert_cmpuint(vmstate_test_in_flight(t->node), ==, 0);
     bdrv_drained_end(t->bs);
 }
