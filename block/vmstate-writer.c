@@ -195,11 +195,10 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
 /*
  * The next chunk to write, or NULL when the stream ends.
  *
- * While it is parked here the owner holds no graph lock, and as nothing is queued
- * then, nothing is counted in flight: it may stay for as long as the producer
- * takes.  The producer is the
- * only one who wakes it, and only here: a wake in the middle of a wait for the
- * pool would trip the pool's assertions.
+ * While it is parked here the owner holds no graph lock, and as nothing is
+ * queued then, nothing is counted in flight: it may stay for as long as the
+ * producer takes.  The producer is the only one who wakes it, and only here: a
+ * wake in the middle of a wait for the pool would trip the pool's assertions.
  */
 static VmstateChunk *coroutine_fn vmstate_writer_next_chunk(VmstateWriter *w)
 {

@@ -84,6 +84,28 @@ def fail_nth(number: int, kind: str, errno: int) -> Tuple[List[Node],
     return [rule], after_events(number - 1, 'pwritev', 2)
 
 
+class VmLog:
+    """
+    What a VM logs
+
+    Were the file emptied, QEMU would go on behind zeroes.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        # What is before is not read any more
+        self.start = 0
+
+    def read_new(self) -> str:
+        """What has come since skip()"""
+        with open(self.path, encoding='utf-8') as log:
+            log.seek(self.start)
+            return log.read()
+
+    def skip(self) -> None:
+        self.start = os.stat(self.path).st_size
+
+
 class FaultTestCase(SnapshotTestCase):
     """
     A disk that has changed since its snapshot 'first' was taken
@@ -109,10 +131,8 @@ class FaultTestCase(SnapshotTestCase):
         for name in self.disks:
             self.create(*self.options, path=self.path_of(name), size='16M')
             self.write_patterns(name, 0x11, '1M')
-        self.log = os.path.join(iotests.test_dir, 'vmstate-faults.log')
-        self.files.append(self.log)
-        # What is before has been read; cut off, it would come back as zeroes
-        self.log_start = 0
+        self.log = VmLog(os.path.join(iotests.test_dir, 'vmstate-faults.log'))
+        self.files.append(self.log.path)
         self.add_file(REPAIRED)
         self.start_vm()
         self.attach()
@@ -265,22 +285,13 @@ class FaultTestCase(SnapshotTestCase):
 
     def start_vm(self) -> SnapshotVM:
         vm = self.new_vm()
-        vm.add_args('-D', self.log, '-trace', 'bdrv_co_preadv_part',
+        vm.add_args('-D', self.log.path, '-trace', 'bdrv_co_preadv_part',
                     '-trace', 'bdrv_co_pwritev_part',
                     '-trace', 'vmstate_qcow2_*')
         vm.launch()
-        self.log_start = 0
+        self.log.start = 0
         vm.cmd('x-snapshot-set-parameters', chunk_size=256 * KIB)
         return vm
-
-    def new_in_log(self) -> str:
-        """What the VM has logged since skip_log()"""
-        with open(self.log, encoding='utf-8') as log:
-            log.seek(self.log_start)
-            return log.read()
-
-    def skip_log(self) -> None:
-        self.log_start = os.stat(self.log).st_size
 
     def attach(self, rules: Sequence[Node] = (),
                states: Sequence[Node] = ()) -> None:
@@ -335,10 +346,10 @@ class FaultTestCase(SnapshotTestCase):
             collections.defaultdict(list)
         for match in re.finditer(r'bdrv_co_p(read|write)v_part bs (\S+) '
                                  r'offset (\d+) bytes (\d+) ',
-                                 self.new_in_log()):
+                                 self.log.read_new()):
             kind, node, offset, size = match.groups()
             nodes[kind, node].append((int(offset), int(size)))
-        self.skip_log()
+        self.log.skip()
         requests: Dict[str, List[Request]] = {'read': [], 'write': []}
         # Those of blkdebug are passed on to the file: any of these two
         for (kind, _), those in nodes.items():

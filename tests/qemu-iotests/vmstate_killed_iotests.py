@@ -471,8 +471,9 @@ class KilledTestCase(FaultTestCase):
         return (self.round + self.source.random()) / self.rounds * 1.1
 
     def events(self) -> List[str]:
-        """What QEMU has told of its phases since skip_log()"""
-        return re.findall(r'\bsnapshot_(begin|phase|end)\b', self.new_in_log())
+        """What QEMU has told of its phases since log.skip()"""
+        return re.findall(r'\bsnapshot_(begin|phase|end)\b',
+                          self.log.read_new())
 
     def wait_for_phase(self, number: int, seconds: float) -> None:
         """Until it begins, or for @seconds"""
@@ -490,7 +491,7 @@ class KilledTestCase(FaultTestCase):
         """Kill it somewhere in an operation, which may not have begun"""
         moment = self.moment()
         phase, seconds = operation.find(moment)
-        self.skip_log()
+        self.log.skip()
         self.attach_slow(operation)
         killer = threading.Thread(target=self.kill_at, args=(
             phase if operation.told else 0, seconds))
