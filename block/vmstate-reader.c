@@ -17,9 +17,9 @@
  * A fill coroutine issues one request after the other and ends when the window
  * is full; the consumer starts one anew when there is room again.  There are as
  * many of them as VmstateDepth says, which is one to begin with: each starts
- * the next one when there is something left for it.  They count in flight as
- * long as they live: who drains the node waits for read-ahead to come to rest,
- * and not just for a moment between two requests.
+ * the next one when there is something left for it.  They count in flight while
+ * they run: who drains the node waits for read-ahead to come to rest, and not
+ * just for a moment between two requests.
  */
 
 #include "qemu/osdep.h"
@@ -231,7 +231,6 @@ static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
         return;
     }
     r->fillers++;
-    bdrv_inc_in_flight(r->bs);
     qemu_mutex_unlock(&r->wait.lock);
     aio_co_enter(r->wait.ctx,
                  qemu_coroutine_create(vmstate_reader_fill_entry, r));
@@ -244,6 +243,7 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
     int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     VmstateRead *read;
 
+    bdrv_inc_in_flight(r->bs);
     qemu_mutex_lock(&r->wait.lock);
     vmstate_stats_busy(&r->stats, r->idle_ns, start_ns);
     r->idle_ns = 0;

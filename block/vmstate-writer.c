@@ -104,18 +104,6 @@ static void vmstate_writer_begin_request(VmstateWriter *w, int64_t now)
     w->stats.max_in_flight = MAX(w->stats.max_in_flight, w->in_flight);
 }
 
-/* The chunk is not in use any more.  Called with the lock held. */
-static void vmstate_writer_release_chunk(VmstateWriter *w, VmstateChunk *chunk,
-                                         int64_t now)
-{
-    QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
-    w->busy--;
-    if (!w->busy) {
-        w->idle_ns = now;
-        bdrv_dec_in_flight(w->bs);
-    }
-}
-
 /* The chunk goes to the idle list, the result into the books */
 static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
                                        int ret, int64_t start_ns)
@@ -142,7 +130,11 @@ static void vmstate_writer_end_request(VmstateWriter *w, VmstateChunk *chunk,
         w->stats.bytes += chunk->bytes;
         w->stats.max_request = MAX(w->stats.max_request, chunk->bytes);
     }
-    vmstate_writer_release_chunk(w, chunk, now);
+    QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+    w->busy--;
+    if (!w->busy) {
+        w->idle_ns = now;
+    }
     vmstate_wait_kick_and_unlock(&w->wait);
 }
 
@@ -176,8 +168,8 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
     qemu_mutex_lock(&w->wait.lock);
     start = vmstate_writer_may_start(w);
     if (!start) {
-        vmstate_writer_release_chunk(
-            w, chunk, qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
+        QSIMPLEQ_INSERT_TAIL(&w->idle, chunk, next);
+        w->busy--;
         vmstate_wait_kick_and_unlock(&w->wait);
         return;
     }
@@ -195,10 +187,12 @@ static void coroutine_fn vmstate_writer_start_task(VmstateWriter *w,
 /*
  * The next chunk to write, or NULL when the stream ends.
  *
- * While it is parked here the owner holds no graph lock, and as nothing is
- * queued then, nothing is counted in flight: it may stay for as long as the
- * producer takes.  The producer is the only one who wakes it, and only here: a
- * wake in the middle of a wait for the pool would trip the pool's assertions.
+ * While it is parked here the owner holds no graph lock and is not counted in
+ * flight: it may stay for as long as the producer takes.  Otherwise it is
+ * counted, so that who drains the node does not take a moment between two
+ * requests for the end of them.  The producer is the only one who wakes it, and
+ * only here: a wake in the middle of a wait for the pool would trip the pool's
+ * assertions.
  */
 static VmstateChunk *coroutine_fn vmstate_writer_next_chunk(VmstateWriter *w)
 {
@@ -208,7 +202,9 @@ static VmstateChunk *coroutine_fn vmstate_writer_next_chunk(VmstateWriter *w)
     while (QSIMPLEQ_EMPTY(&w->queue) && w->state == VMSTATE_WRITER_OPEN) {
         w->parked = qemu_coroutine_self();
         qemu_mutex_unlock(&w->wait.lock);
+        bdrv_dec_in_flight(w->bs);
         qemu_coroutine_yield();
+        bdrv_inc_in_flight(w->bs);
         qemu_mutex_lock(&w->wait.lock);
     }
     chunk = QSIMPLEQ_FIRST(&w->queue);
@@ -247,6 +243,7 @@ static void coroutine_fn vmstate_writer_owner_entry(void *opaque)
     AioTaskPool *pool = aio_task_pool_new(w->depth);
     VmstateChunk *chunk;
 
+    bdrv_inc_in_flight(w->bs);
     while ((chunk = vmstate_writer_next_chunk(w))) {
         vmstate_writer_start_task(w, pool, chunk);
     }
@@ -256,6 +253,7 @@ static void coroutine_fn vmstate_writer_owner_entry(void *opaque)
 
     qemu_mutex_lock(&w->wait.lock);
     w->owner_ended = true;
+    bdrv_dec_in_flight(w->bs);
     /* From here on @w may be gone */
     vmstate_wait_kick_and_unlock(&w->wait);
 }
@@ -315,9 +313,7 @@ static void vmstate_writer_queue_cur(VmstateWriter *w)
     chunk->queued_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     qemu_mutex_lock(&w->wait.lock);
     QSIMPLEQ_INSERT_TAIL(&w->queue, chunk, next);
-    if (w->busy++ == 0) {
-        bdrv_inc_in_flight(w->bs);
-    }
+    w->busy++;
     vmstate_writer_wake_owner_and_unlock(w);
 }
 

@@ -21,7 +21,8 @@
  * No lock is held on entry.  Waiting happens only inside
  * vmstate_writer_write(), _settle(), _finish(), _abort() and _free().  The
  * caller may have drained the node: the requests bypass BlockBackends and count
- * themselves in flight.  Draining waits until all that is queued is written.
+ * themselves in flight.  Draining waits until all that is queued is written,
+ * and so may last as long as a producer in another thread goes on.
  *
  * Errors.  The first error is kept, and every later call that can fail returns
  * it.  No request starts once there is one.
