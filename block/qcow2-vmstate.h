@@ -24,8 +24,8 @@ extern const BdrvVmstateOps qcow2_vmstate_ops;
  *
  * That is so once the image was found to be corrupt beyond what single requests
  * can fail for.  Counts are wrong then, and what they call free may be in use:
- * nothing is to be allocated or discarded any more.  It may happen
- * while a request waits.
+ * nothing is to be allocated or discarded any more.  It may happen while a
+ * request waits.
  *
  * In or outside coroutines, in the node's AioContext or with the node drained.
  */

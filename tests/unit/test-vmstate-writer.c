@@ -614,20 +614,29 @@ static void test_start_by_itself(VmstateTest *t)
     writer_close(&wt);
 }
 
+/* @chunks of @length bytes are full, @in_flight of them are being written */
+static void check_drain(WriterTest *wt, uint64_t length, unsigned chunks,
+                        unsigned in_flight)
+{
+    VmstateTest *t = wt->t;
+
+    vmstate_test_hold(t->node);
+    write_up_to(wt, length);
+    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, in_flight);
+    vmstate_test_check_drain_waits(t);
+    g_assert_cmpuint(t->node->data->len, ==, chunks * wt->chunk);
+
+    write_and_finish(wt, write_party, 7 * wt->chunk);
+    check_stream(wt);
+    writer_close(wt);
+}
+
 static void test_drain(VmstateTest *t)
 {
     WriterTest wt;
 
     writer_open(&wt, t);
-    vmstate_test_hold(t->node);
-    write_up_to(&wt, 4 * wt.chunk + 3);
-    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, 4);
-    vmstate_test_check_drain_waits(t);
-    g_assert_cmpuint(t->node->data->len, ==, 4 * wt.chunk);
-
-    write_and_finish(&wt, write_party, 7 * wt.chunk);
-    check_stream(&wt);
-    writer_close(&wt);
+    check_drain(&wt, 4 * wt.chunk + 3, 4, 4);
 }
 
 /* Also between one request and the next, there are some to come */
@@ -636,15 +645,7 @@ static void test_drain_queued(VmstateTest *t)
     WriterTest wt;
 
     writer_open_tuned(&wt, t, 64 * KiB, 1);
-    vmstate_test_hold(t->node);
-    write_up_to(&wt, 2 * wt.chunk);
-    vmstate_test_wait_in_flight(t->node, VMSTATE_TEST_WRITE, 1);
-    vmstate_test_check_drain_waits(t);
-    g_assert_cmpuint(t->node->data->len, ==, 2 * wt.chunk);
-
-    write_and_finish(&wt, write_party, 7 * wt.chunk);
-    check_stream(&wt);
-    writer_close(&wt);
+    check_drain(&wt, 2 * wt.chunk, 2, 1);
 }
 
 /* The flush is counted in flight too, and finish waits for it */
