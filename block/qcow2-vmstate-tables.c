@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "block/block-io.h"
@@ -180,21 +181,14 @@ int coroutine_fn qcow2_vmstate_add_tables(BlockDriverState *bs, int64_t offset,
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2MetadataRow t = { .bs = bs };
-    int ret = 0;
 
     if (!s->vmstate_growth) {
         return 0;
     }
-    qemu_co_mutex_lock(&s->lock);
+    QEMU_LOCK_GUARD(&s->lock);
     if (qcow2_is_given_up(bs)) {
-        ret = -ENOMEDIUM;
-        goto out;
+        return -ENOMEDIUM;
     }
     qcow2_vmstate_plan_tables(&t, offset, offset + bytes);
-    if (t.count > 1) {
-        ret = qcow2_vmstate_make_tables(&t);
-    }
-out:
-    qemu_co_mutex_unlock(&s->lock);
-    return ret;
+    return t.count > 1 ? qcow2_vmstate_make_tables(&t) : 0;
 }
