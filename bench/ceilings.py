@@ -94,22 +94,21 @@ class QemuImg:
         return took if '-w' in args else float(told[1])
 
     def _measure(self, lab: Lab, case: Case, disk: Disk) -> List[Step]:
-        size = case.stream_bytes()
-        # Where nothing is allocated, as snapshots have it
-        place = ['-o', str(case.occupied_bytes())]
-        cached = settle(lab.storage_file(case))
-        took = self._bench(lab, case, disk, '-w', '-d', str(DEPTH), '-s', '1M',
-                           '-c', str(size // MIB), *place)
-        steps = [step('write-8', size, took, cached)]
-        count = size // LARGE_READ
-        cached = settle(lab.storage_file(case))
-        took = self._bench(lab, case, disk, '-d', '1', '-s', str(LARGE_READ),
-                           '-c', str(count), *place)
-        steps.append(step('read-5M', count * LARGE_READ, took, cached))
+        steps = []
+        for name, depth, request, *direction in (
+                ('write-8', DEPTH, MIB, '-w'),
+                ('read-5M', 1, LARGE_READ), ('read-8', DEPTH, MIB)):
+            count = case.stream_bytes() // request
+            cached = settle(lab.storage_file(case))
+            # Where nothing is allocated, as snapshots have it
+            took = self._bench(lab, case, disk, *direction, '-d', str(depth),
+                               '-s', str(request), '-c', str(count),
+                               '-o', str(case.occupied_bytes()))
+            steps.append(step(name, count * request, took, cached))
         return steps
 
     def run(self, lab: Lab, case: Case) -> List[Step]:
-        """Write, then read as the reader does."""
+        """Write, then read as the reader does, one or several at a time."""
         with lab.place(case) as store:
             disk = Disk(lab, case, store)
             disk.create()

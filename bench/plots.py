@@ -18,7 +18,8 @@ STEPS: Dict[str, List[Tuple[str, Key]]] = {
              ('qemu-img bench', ('qemu-img', 'write-8', 1)),
              ('fio', ('fio', 'write-8', 1))],
     'revert': [(STOCK, (STOCK, 'load', 1)), (PATCHED, (PATCHED, 'load', 1)),
-               ('qemu-img bench', ('qemu-img', 'read-5M', 1)),
+               ('qemu-img bench, depth 1', ('qemu-img', 'read-5M', 1)),
+               ('qemu-img bench, depth 8', ('qemu-img', 'read-8', 1)),
                ('fio, depth 1', ('fio', 'read-1', 1)),
                ('fio, depth 8', ('fio', 'read-8', 1))],
 }

@@ -22,6 +22,7 @@ FIO_READ_1: Key = ('fio', 'read-1', 1)
 FIO_READ_8: Key = ('fio', 'read-8', 1)
 IMG_WRITE: Key = ('qemu-img', 'write-8', 1)
 IMG_READ: Key = ('qemu-img', 'read-5M', 1)
+IMG_READ_8: Key = ('qemu-img', 'read-8', 1)
 
 # CPU time is counted in these
 CPU_TICK = 0.01
@@ -107,6 +108,8 @@ def of_network(runs: Runs) -> Iterator[Measured]:
     if place['delay'] == 0.002:
         yield ('save, of qemu-img bench', share(runs, SAVE, IMG_WRITE), 0.8)
         yield ('revert, of qemu-img bench', share(runs, LOAD, IMG_READ), 0.9)
+        yield ('revert, of qemu-img bench at depth 8',
+               share(runs, LOAD, IMG_READ_8), 0.8)
         for key in (SAVE, LOAD):
             yield (f'{name_of(key)}, times stock',
                    share(runs, key, stock(key[1])), 20)
