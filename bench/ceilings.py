@@ -7,7 +7,7 @@ from pathlib import Path
 import re
 import subprocess
 import time
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from cases import MIB, PATCHED, Case
 from disk import Disk
@@ -95,9 +95,10 @@ class QemuImg:
 
     def _measure(self, lab: Lab, case: Case, disk: Disk) -> List[Step]:
         steps = []
-        for name, depth, request, *direction in (
-                ('write-8', DEPTH, MIB, '-w'),
-                ('read-5M', 1, LARGE_READ), ('read-8', DEPTH, MIB)):
+        runs: List[Tuple[str, int, int, List[str]]] = [
+            ('write-8', DEPTH, MIB, ['-w']), ('read-5M', 1, LARGE_READ, []),
+            ('read-8', DEPTH, MIB, [])]
+        for name, depth, request, direction in runs:
             count = case.stream_bytes() // request
             cached = settle(lab.storage_file(case))
             # Where nothing is allocated, as snapshots have it

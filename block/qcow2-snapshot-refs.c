@@ -317,12 +317,8 @@ static int GRAPH_RDLOCK qcow2_snapshot_change_refs(BlockDriverState *bs,
 {
     BDRVQcow2State *s = bs->opaque;
     int done, ignored;
-    /* Tables are read past the cache */
-    int ret = qcow2_cache_flush(bs, s->l2_table_cache);
+    int ret = 0;
 
-    if (ret < 0) {
-        return ret;
-    }
     done = qcow2_tables_add_refs(bs, l1_table, l1_size, change, &ret);
     if (ret == 0) {
         /* No flag must get to disk before the count that it tells about */
@@ -338,9 +334,11 @@ int qcow2_snapshot_add_refs(BlockDriverState *bs, const uint64_t *l1_table,
                             int l1_size, int addend)
 {
     BDRVQcow2State *s = bs->opaque;
+    /* Tables are read past the cache */
+    int ret = qcow2_cache_flush(bs, s->l2_table_cache);
 
-    if (!addend) {
-        return qcow2_cache_flush(bs, s->l2_table_cache);
+    if (ret < 0 || !addend) {
+        return ret;
     }
     return qcow2_snapshot_change_refs(bs, l1_table, l1_size,
                                       addend > 0 ? qcow2_add_ref
@@ -352,6 +350,9 @@ void qcow2_snapshot_undo_refs(BlockDriverState *bs, const uint64_t *l1_table,
 {
     BDRVQcow2State *s = bs->opaque;
 
+    if (qcow2_cache_flush(bs, s->l2_table_cache) < 0) {
+        return;
+    }
     qcow2_snapshot_change_refs(bs, l1_table, l1_size, qcow2_undo_ref);
     /* Clusters of the active layer may be written in place again */
     qcow2_update_snapshot_refcount(bs, s->l1_table_offset, s->l1_size, 0);

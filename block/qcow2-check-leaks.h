@@ -1,0 +1,62 @@
+/*
+ * qcow2: what a kill leaves of tables and snapshots, as qemu-img check sees it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Whoever adds references counts them first, so that one who dies in between
+ * leaves counts that are too high: leaks, and nothing else to be repaired.  Two
+ * things are needed for check to say so.
+ *
+ * - The COPIED flag says that a cluster may be written in place, which is right
+ *   as long as one entry refers to it.  By docs/interop/qcow2.txt it is set if
+ *   the count is one.  Both cannot change at the same time, and the flag is
+ *   still right then, the count too high.
+ * - What was counted for a table that was not written may be behind the end of
+ *   the file.
+ *
+ * Both ask what refers to a cluster, so they are for a check that has found all
+ * references there are.
+ */
+
+#ifndef BLOCK_QCOW2_CHECK_LEAKS_H
+#define BLOCK_QCOW2_CHECK_LEAKS_H
+
+#include "qcow2.h"
+
+/**
+ * qcow2_copied_flag_fits: Is the flag of an entry what it has to be?
+ *
+ * @entry: of an L1 or L2 table, in host byte order, that has a cluster
+ * @refcount: the count on disk of that cluster
+ * @references: how many references to each cluster there are, by index, as wide
+ *              as counts are
+ * @nb_references: number of clusters in @references; 0 if they may be more
+ *
+ * A set flag fits a count of one, and also a count that is only too high: as
+ * nobody else refers to the cluster, writing in place is what is to be done.
+ * That count is a leak, which is told elsewhere.  A flag that is not set fits
+ * all counts but one.
+ *
+ * Any context; looks at nothing but its arguments.
+ */
+bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
+                            uint64_t refcount, const void *references,
+                            int64_t nb_references);
+
+/**
+ * qcow2_check_behind: Look for leaked clusters that the file ends before
+ *
+ * @res: what is found, and what is repaired, is added to it
+ * @fix: with BDRV_FIX_LEAKS, the counts become 0; nothing is discarded
+ * @first: number of the first cluster behind the end of the file, and behind
+ *         all that is referred to
+ *
+ * In a coroutine, with s->lock.  A refcount block that cannot be read is a
+ * check error.
+ */
+void coroutine_fn GRAPH_RDLOCK qcow2_check_behind(BlockDriverState *bs,
+                                                  BdrvCheckResult *res,
+                                                  BdrvCheckMode fix,
+                                                  int64_t first);
+
+#endif /* BLOCK_QCOW2_CHECK_LEAKS_H */
