@@ -46,6 +46,7 @@ class Lab:
     @machine: vmsnap.machine
     @trees: folders with the programs of each QEMU
     @detail: is told how far a long command of the guest is
+    @parameters: of the patched QEMU's snapshots, where not the defaults
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Lab:
     trees: Dict[str, Path]
     accel: str
     detail: Callable[[str], None]
+    parameters: Dict[str, Any]
 
     def program(self, qemu: str, name: str = 'qemu-system-x86_64') -> Path:
         """A program of one of the QEMUs."""

@@ -11,10 +11,11 @@ turns.  See bench/README.rst.
 import argparse
 import dataclasses
 import datetime
+import json
 import os
 from pathlib import Path
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 # Also keeps QEMU's source tree as it is
 sys.dont_write_bytecode = True
@@ -26,6 +27,16 @@ import output  # noqa: E402
 from results import Record  # noqa: E402
 from runner import Runner, plan  # noqa: E402
 from storage import BUILD, TOP  # noqa: E402
+
+
+def parameter(text: str) -> Tuple[str, Any]:
+    """NAME=VALUE; a value is what it would be in QMP."""
+    name, _, value = text.partition('=')
+    try:
+        return name, json.loads(value)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(
+            f'{text} is not like depth=16 or engines=false') from err
 
 
 def parse_options() -> argparse.Namespace:
@@ -47,6 +58,11 @@ def parse_options() -> argparse.Namespace:
                         help="the guest's memory, instead of each case's own")
     parser.add_argument('--contenders', metavar='A,B',
                         help='only these of each case')
+    parser.add_argument('--set', dest='parameters', action='append',
+                        default=[], type=parameter, metavar='NAME=VALUE',
+                        help='of x-snapshot-set-parameters, such as '
+                        'read-window=20971520, for the patched QEMU; may be '
+                        'given several times')
     parser.add_argument('--accel', choices=('tcg', 'kvm'), default='tcg',
                         help='what guests run on (default tcg)')
     parser.add_argument('--dir', type=command.folder_name, metavar='DIR',
@@ -107,7 +123,8 @@ def describe(options: argparse.Namespace, lab: Lab) -> Dict[str, Any]:
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec='seconds'),
         'options': {'names': options.names, 'rounds': rounds(options),
-                    'ram': options.ram, 'contenders': options.contenders},
+                    'ram': options.ram, 'contenders': options.contenders,
+                    'set': dict(options.parameters)},
         'machine': {
             **preflight.describe_host(lab.folder),
             'load': os.getloadavg(), 'accel': options.accel,
@@ -142,7 +159,8 @@ def measure(options: argparse.Namespace, status: Any) -> Dict[str, Any]:
         lab = Lab(folder=folder, guest=command.make_guest(),
                   machine=command.import_machine(),
                   trees={qemu: BUILD / qemu for qemu in (STOCK, PATCHED)},
-                  accel=options.accel, detail=status.detail)
+                  accel=options.accel, detail=status.detail,
+                  parameters=dict(options.parameters))
         record = Record(options.output, describe(options, lab), options.cases)
         runner = Runner(lab, record, status)
         runner.run_all(plan(options.cases, rounds(options)))

@@ -6,7 +6,7 @@ import dataclasses
 from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, Optional,
                     Union)
 
-from cases import STOCK, Case
+from cases import PATCHED, STOCK, Case
 from disk import Disk
 import guests
 from lab import Lab, Step, settle
@@ -79,6 +79,8 @@ class Snapshots:
         vm, case = session.vm, session.case
         memory = vm.boot()
         guests.fill(vm, case)
+        if self._qemu == PATCHED and session.lab.parameters:
+            vm.command('x-snapshot-set-parameters', **session.lab.parameters)
         for number in range(1, case.snapshots + 1):
             save, load = self._pair(session, number)
             load['verified'] = guests.verify(vm, case, memory)

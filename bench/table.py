@@ -2,6 +2,7 @@
 
 """Results as tables, for people and for reStructuredText."""
 
+import json
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -121,6 +122,8 @@ def simple_table(head: Cells, rows: List[Cells]) -> List[str]:
 def about(data: Dict[str, Any]) -> List[str]:
     """Where the figures come from."""
     host, versions = data['machine'], data['versions']
+    other = ', '.join(f'{name}={json.dumps(value)}' for name, value in
+                      data['options'].get('set', {}).items())
     return [
         f"Medians of {data['options']['rounds']} rounds, lowest and highest "
         'in brackets.',
@@ -130,6 +133,7 @@ def about(data: Dict[str, Any]) -> List[str]:
         f"{versions[PATCHED]} (patched),",
         f"this project at {versions['project']}, {versions['fio']}, "
         f"{versions['nbdkit']}; {data['date']}.",
+        *([f'Parameters of the patched QEMU: {other}.'] if other else []),
     ]
 
 
