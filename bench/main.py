@@ -78,6 +78,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument('--docs', type=Path, metavar='FILE',
                         help='also put the table between the marks in FILE')
     options = parser.parse_args()
+    if options.source and any(
+            parser.get_default(name) != getattr(options, name)
+            for name in ('names', 'rounds', 'ram', 'contenders',
+                         'parameters')):
+        parser.refuse('--from measures nothing: it takes no names of cases, '
+                      '--rounds, --ram, --contenders or --set')
     try:
         options.cases = adapt(choose(options.names), options)
     except KeyError as err:

@@ -20,8 +20,10 @@ def load(path: Path) -> Dict[str, Any]:
         data: Dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as err:
         raise BenchError(f'{path} cannot be read: {err}') from err
-    if data.get('format') != FORMAT or 'runs' not in data:
-        raise BenchError(f'{path} is no record of this benchmark')
+    if (data.get('format') != FORMAT or
+            not {'runs', 'versions'} <= data.keys()):
+        raise BenchError(f'{path} is no record of this benchmark, or by an '
+                         'earlier version')
     return data
 
 
@@ -40,6 +42,9 @@ def write(data: Dict[str, Any], options: argparse.Namespace) -> None:
 def print_list() -> None:
     """Sets, their cases and who is compared in them."""
     for name, cases in SETS.items():
+        if name == 'all':
+            print('all: every set but quick')
+            continue
         print(f'{name}:')
-        for case in cases if name != 'all' else []:
+        for case in cases:
             print(f'  {case.name:25}{", ".join(case.contenders)}')

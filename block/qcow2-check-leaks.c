@@ -33,30 +33,109 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
             qcow2_is_only_reference(s, entry, references, nb_references));
 }
 
-/* Returns 0, or -errno if the count could not be read or changed */
+/*
+ * Does a table end behind the end of a file of @file_size bytes?  Check takes
+ * no offence if it is by less than a cluster, and reads entries of zero there.
+ *
+ * Returns 0 if none does.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-qcow2_check_cluster_behind(BlockDriverState *bs, BdrvCheckResult *res,
-                           bool repair, int64_t cluster)
+qcow2_check_tables_cut(BlockDriverState *bs, int64_t file_size)
 {
-    uint64_t refcount;
-    int ret = qcow2_get_refcount(bs, cluster, &refcount);
+    BDRVQcow2State *s = bs->opaque;
+    int overlap_check = s->overlap_check;
+    int ret;
 
-    if (ret < 0 || refcount == 0) {
-        return ret;
+    /* Those of bitmaps are not among all that can be asked for */
+    if (s->nb_bitmaps) {
+        return -ENOTSUP;
     }
+    /* Nobody else uses the image */
+    s->overlap_check = QCOW2_OL_ALL;
+    ret = qcow2_check_metadata_overlap(bs, 0, file_size, s->cluster_size);
+    s->overlap_check = overlap_check;
+    return ret;
+}
+
+bool coroutine_fn qcow2_check_found_all(BlockDriverState *bs,
+                                        const BdrvCheckResult *res,
+                                        int64_t file_size)
+{
+    return !res->corruptions && !res->corruptions_fixed &&
+           !res->check_errors && qcow2_check_tables_cut(bs, file_size) == 0;
+}
+
+static void coroutine_fn GRAPH_RDLOCK
+qcow2_check_leak_behind(BlockDriverState *bs, BdrvCheckResult *res, bool repair,
+                        int64_t cluster, uint64_t refcount)
+{
     fprintf(stderr, "%s cluster %" PRId64 " refcount=%" PRIu64
             " reference=0\n", repair ? "Repairing" : "Leaked", cluster,
             refcount);
-    if (repair) {
-        ret = qcow2_update_cluster_refcount(bs, cluster, refcount, true,
-                                            QCOW2_DISCARD_NEVER);
-    }
-    if (repair && ret == 0) {
-        res->leaks_fixed++;
-    } else {
+    if (!repair) {
         res->leaks++;
+    } else if (qcow2_update_cluster_refcount(bs, cluster, refcount, true,
+                                             QCOW2_DISCARD_NEVER) < 0) {
+        res->leaks++;
+        res->check_errors++;
+    } else {
+        res->leaks_fixed++;
+    }
+}
+
+/* A copy of the refcount block that counts @cluster, NULL if there is none */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_check_read_refblock(BlockDriverState *bs, int64_t cluster,
+                          void **refcounts)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t table_index = cluster >> s->refcount_block_bits;
+    int64_t offset = 0;
+    void *block;
+    int ret;
+
+    *refcounts = NULL;
+    if (table_index < s->refcount_table_size) {
+        offset = s->refcount_table[table_index] & REFT_OFFSET_MASK;
+    }
+    if (!offset) {
+        return 0;
+    }
+    ret = qcow2_cache_get(bs, s->refcount_block_cache, offset, &block);
+    if (ret == 0) {
+        *refcounts = g_memdup2(block, s->cluster_size);
+        qcow2_cache_put(s->refcount_block_cache, &block);
     }
     return ret;
+}
+
+/* Returns whether there are leaks in the block of @first, from that one on */
+static bool coroutine_fn GRAPH_RDLOCK
+qcow2_check_block_behind(BlockDriverState *bs, BdrvCheckResult *res,
+                         bool repair, int64_t first)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t base = QEMU_ALIGN_DOWN(first, s->refcount_block_size);
+    g_autofree void *refcounts = NULL;
+    bool found = false;
+    int ret = qcow2_check_read_refblock(bs, first, &refcounts);
+
+    if (ret < 0) {
+        fprintf(stderr, "Can't get refcount for cluster %" PRId64 ": %s\n",
+                first, strerror(-ret));
+        res->check_errors++;
+        return false;
+    }
+    for (int64_t i = first - base; refcounts && i < s->refcount_block_size;
+         i++) {
+        uint64_t refcount = s->get_refcount(refcounts, i);
+
+        if (refcount) {
+            qcow2_check_leak_behind(bs, res, repair, base + i, refcount);
+            found = true;
+        }
+    }
+    return found;
 }
 
 void coroutine_fn qcow2_check_behind(BlockDriverState *bs,
@@ -64,20 +143,15 @@ void coroutine_fn qcow2_check_behind(BlockDriverState *bs,
                                      int64_t first)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t end = (int64_t)s->refcount_table_size << s->refcount_block_bits;
-    int64_t cluster = first;
+    int64_t max = INT_MAX - s->refcount_block_size;
+    int64_t next = QEMU_ALIGN_UP(first + 1, s->refcount_block_size);
+    bool repair = fix & BDRV_FIX_LEAKS;
 
-    while (cluster < end) {
-        int64_t table_index = cluster >> s->refcount_block_bits;
-
-        if (!(s->refcount_table[table_index] & REFT_OFFSET_MASK)) {
-            cluster = (table_index + 1) << s->refcount_block_bits;
-            continue;
-        }
-        if (qcow2_check_cluster_behind(bs, res, fix & BDRV_FIX_LEAKS,
-                                       cluster) < 0) {
-            res->check_errors++;
-        }
-        cluster++;
+    if (!(bs->open_flags & BDRV_O_CHECK)) {
+        return;
+    }
+    qcow2_check_block_behind(bs, res, repair, first);
+    while (next < max && qcow2_check_block_behind(bs, res, repair, next)) {
+        next += s->refcount_block_size;
     }
 }

@@ -24,13 +24,30 @@
 #include "qcow2.h"
 
 /**
+ * qcow2_check_found_all: Are all references known?
+ *
+ * @res: of the check that has just counted them
+ * @file_size: in bytes
+ *
+ * They are not if something is damaged, or was, or if the file ends within a
+ * table, as after a copy that was cut short.  Images with bitmaps are not known
+ * that well.
+ *
+ * In a coroutine, with s->lock, in a check: nobody else uses the image.
+ */
+bool coroutine_fn GRAPH_RDLOCK
+qcow2_check_found_all(BlockDriverState *bs, const BdrvCheckResult *res,
+                      int64_t file_size);
+
+/**
  * qcow2_copied_flag_fits: Is the flag of an entry what it has to be?
  *
  * @entry: of an L1 or L2 table, in host byte order, that has a cluster
  * @refcount: the count on disk of that cluster
  * @references: how many references to each cluster there are, by index, as wide
  *              as counts are
- * @nb_references: number of clusters in @references; 0 if they may be more
+ * @nb_references: number of clusters in @references; 0 if not all references
+ *                 are known: then a set flag fits a count of one only
  *
  * A set flag fits a count of one, and also a count that is only too high: as
  * nobody else refers to the cluster, writing in place is what is to be done.
@@ -48,11 +65,16 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
  *
  * @res: what is found, and what is repaired, is added to it
  * @fix: with BDRV_FIX_LEAKS, the counts become 0; nothing is discarded
- * @first: number of the first cluster behind the end of the file, and behind
- *         all that is referred to
+ * @first: number of the first cluster that is behind the end of the file, and
+ *         behind all that is referred to
  *
- * In a coroutine, with s->lock.  A refcount block that cannot be read is a
- * check error.
+ * Looks at the refcount block of @first and at those that follow, up to one
+ * that has nothing: what is allocated last is there, and an image must not make
+ * it last longer.  For qemu-img check; does nothing when an image is repaired
+ * while it is opened.
+ *
+ * In a coroutine, with s->lock.  A refcount block that cannot be read, or a
+ * count that cannot be changed, is a check error.
  */
 void coroutine_fn GRAPH_RDLOCK qcow2_check_behind(BlockDriverState *bs,
                                                   BdrvCheckResult *res,

@@ -384,6 +384,10 @@ void qcow2_vmstate_drop(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
     }
     ret = qcow2_vmstate_drop_tables(bs, vmstate->l1_entries,
                                     vmstate->nb_tables);
+    if (ret == 0) {
+        /* Others may not do so for a long time, and a kill would leak it */
+        ret = qcow2_flush_caches(bs);
+    }
     if (ret < 0) {
         warn_report("Some clusters of old VM state in node '%s' could not be "
                     "freed: %s; 'qemu-img check -r leaks' frees them",
