@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from cases import GIB, PATCHED, STOCK
+from cases import GIB, MIGRATIONS, PATCHED, STOCK
 from lab import command
 from results import Key, Runs, cases_of, rate, seconds
 from storage import TOP
@@ -15,9 +15,11 @@ from storage import TOP
 # What is a step of each contender
 STEPS: Dict[str, List[Tuple[str, Key]]] = {
     'save': [(STOCK, (STOCK, 'save', 1)), (PATCHED, (PATCHED, 'save', 1)),
+             *((name, (name, 'save', 1)) for name in MIGRATIONS),
              ('qemu-img bench', ('qemu-img', 'write-8', 1)),
              ('fio', ('fio', 'write-8', 1))],
     'revert': [(STOCK, (STOCK, 'load', 1)), (PATCHED, (PATCHED, 'load', 1)),
+               *((name, (name, 'load', 1)) for name in MIGRATIONS),
                ('qemu-img bench, depth 1', ('qemu-img', 'read-5M', 1)),
                ('qemu-img bench, depth 8', ('qemu-img', 'read-8', 1)),
                ('fio, depth 1', ('fio', 'read-1', 1)),
@@ -47,12 +49,14 @@ def draw_rates(plt: Any, data: Dict[str, Any], folder: Path,
                step: str) -> None:
     """Bars of MiB/s for each case, with the extremes as whiskers."""
     cases = list(cases_of(data))
-    plt.figure(figsize=(9, 1.5 + 0.8 * len(cases)))
+    plt.figure(figsize=(9, 1.5 + 1.5 * len(cases)))
     height = 0.8 / len(STEPS[step])
     for at, (label, key) in enumerate(STEPS[step]):
         found = [(place, runs.spread(key, rate))
                  for place, (_, runs) in enumerate(cases)]
         bars = [(place, each) for place, each in found if each]
+        if not bars:
+            continue
         plt.barh([place + at * height for place, _ in bars],
                  [each.median for _, each in bars], height, label=label,
                  xerr=[[each.median - each.low for _, each in bars],

@@ -5,7 +5,9 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block-io.h"
 #include "block/block_int.h"
+#include "qemu/bswap.h"
 #include "qcow2-check-leaks.h"
 
 QEMU_BUILD_BUG_ON(L1E_OFFSET_MASK != L2E_OFFSET_MASK);
@@ -33,36 +35,114 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
             qcow2_is_only_reference(s, entry, references, nb_references));
 }
 
-/*
- * Does a table end behind the end of a file of @file_size bytes?  Check takes
- * no offence if it is by less than a cluster, and reads entries of zero there.
- *
- * Returns 0 if none does.
- */
-static int coroutine_fn GRAPH_RDLOCK
-qcow2_check_tables_cut(BlockDriverState *bs, int64_t file_size)
+static int64_t qcow2_tables_end(BDRVQcow2State *s, const uint64_t *l1_table,
+                                int64_t l1_size)
+{
+    int64_t end = 0;
+
+    for (int64_t i = 0; i < l1_size; i++) {
+        int64_t offset = l1_table[i] & L1E_OFFSET_MASK;
+
+        if (offset) {
+            end = MAX(end, offset + s->cluster_size);
+        }
+    }
+    return end;
+}
+
+static int64_t qcow2_refcounts_end(BDRVQcow2State *s)
+{
+    int64_t end = s->refcount_table_offset +
+                  (uint64_t)s->refcount_table_size * REFTABLE_ENTRY_SIZE;
+
+    for (int64_t i = 0; i < s->refcount_table_size; i++) {
+        int64_t offset = s->refcount_table[i] & REFT_OFFSET_MASK;
+
+        if (offset) {
+            end = MAX(end, offset + s->cluster_size);
+        }
+    }
+    return end;
+}
+
+/* Returns -errno if its L1 table cannot be read */
+static int64_t coroutine_fn GRAPH_RDLOCK
+qcow2_snapshot_tables_end(BlockDriverState *bs, const QCowSnapshot *sn)
 {
     BDRVQcow2State *s = bs->opaque;
-    int overlap_check = s->overlap_check;
+    int64_t bytes = (int64_t)sn->l1_size * L1E_SIZE;
+    g_autofree uint64_t *l1_table = g_try_malloc(bytes);
     int ret;
 
-    /* Those of bitmaps are not among all that can be asked for */
+    if (bytes && !l1_table) {
+        return -ENOMEM;
+    }
+    ret = bdrv_co_pread(bs->file, sn->l1_table_offset, bytes, l1_table, 0);
+    if (ret < 0) {
+        return ret;
+    }
+    for (uint32_t i = 0; i < sn->l1_size; i++) {
+        be64_to_cpus(&l1_table[i]);
+    }
+    return MAX((int64_t)sn->l1_table_offset + bytes,
+               qcow2_tables_end(s, l1_table, sn->l1_size));
+}
+
+/*
+ * Where the last one of the L1 and L2 tables ends, in the file, or -errno.
+ * Those of bitmaps are not looked at, so that there must be none.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+qcow2_references_end(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t end = s->l1_table_offset + (uint64_t)s->l1_size * L1E_SIZE;
+
     if (s->nb_bitmaps) {
         return -ENOTSUP;
     }
-    /* Nobody else uses the image */
-    s->overlap_check = QCOW2_OL_ALL;
-    ret = qcow2_check_metadata_overlap(bs, 0, file_size, s->cluster_size);
-    s->overlap_check = overlap_check;
-    return ret;
+    end = MAX(end, qcow2_tables_end(s, s->l1_table, s->l1_size));
+    for (unsigned i = 0; i < s->nb_snapshots; i++) {
+        int64_t ret = qcow2_snapshot_tables_end(bs, &s->snapshots[i]);
+
+        if (ret < 0) {
+            return ret;
+        }
+        end = MAX(end, ret);
+    }
+    return end;
 }
 
-bool coroutine_fn qcow2_check_found_all(BlockDriverState *bs,
-                                        const BdrvCheckResult *res,
-                                        int64_t file_size)
+/* The last byte is of a name, so it is not zero if it is in the file */
+static bool coroutine_fn GRAPH_RDLOCK
+qcow2_snapshot_table_is_whole(BlockDriverState *bs)
 {
-    return !res->corruptions && !res->corruptions_fixed &&
-           !res->check_errors && qcow2_check_tables_cut(bs, file_size) == 0;
+    BDRVQcow2State *s = bs->opaque;
+    uint8_t last = 0;
+
+    return !s->snapshots_size ||
+           (bdrv_co_pread(bs->file, s->snapshots_offset + s->snapshots_size - 1,
+                          1, &last, 0) == 0 && last);
+}
+
+Qcow2Found coroutine_fn qcow2_check_found(BlockDriverState *bs,
+                                          const BdrvCheckResult *res,
+                                          int64_t file_size)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t end;
+
+    if (res->corruptions || res->corruptions_fixed || res->check_errors ||
+        !qcow2_snapshot_table_is_whole(bs)) {
+        return QCOW2_FOUND_SOME;
+    }
+    end = qcow2_references_end(bs);
+    if (end < 0 || MAX(end, qcow2_refcounts_end(s)) > file_size) {
+        return QCOW2_FOUND_SOME;
+    }
+    /* @file_size is rounded up.  Counts that are missing free nothing. */
+    return end > file_size - BDRV_SECTOR_SIZE ? QCOW2_FOUND_IN_FILE
+                                              : QCOW2_FOUND_ALL;
 }
 
 static void coroutine_fn GRAPH_RDLOCK
@@ -140,14 +220,14 @@ qcow2_check_block_behind(BlockDriverState *bs, BdrvCheckResult *res,
 
 void coroutine_fn qcow2_check_behind(BlockDriverState *bs,
                                      BdrvCheckResult *res, BdrvCheckMode fix,
-                                     int64_t first)
+                                     Qcow2Found found, int64_t first)
 {
     BDRVQcow2State *s = bs->opaque;
     int64_t max = INT_MAX - s->refcount_block_size;
     int64_t next = QEMU_ALIGN_UP(first + 1, s->refcount_block_size);
     bool repair = fix & BDRV_FIX_LEAKS;
 
-    if (!(bs->open_flags & BDRV_O_CHECK)) {
+    if (found != QCOW2_FOUND_ALL || !(bs->open_flags & BDRV_O_CHECK)) {
         return;
     }
     qcow2_check_block_behind(bs, res, repair, first);

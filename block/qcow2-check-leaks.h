@@ -14,8 +14,7 @@
  * - What was counted for a table that was not written may be behind the end of
  *   the file.
  *
- * Both ask what refers to a cluster, so they are for a check that has found all
- * references there are.
+ * Both ask what refers to a cluster, so it counts how much of that is known.
  */
 
 #ifndef BLOCK_QCOW2_CHECK_LEAKS_H
@@ -23,21 +22,29 @@
 
 #include "qcow2.h"
 
+/* Which references a check has found */
+typedef enum Qcow2Found {
+    QCOW2_FOUND_SOME,
+    QCOW2_FOUND_IN_FILE,    /* all those that are in the file as it is */
+    QCOW2_FOUND_ALL,        /* and the file was not cut short in a table */
+} Qcow2Found;
+
 /**
- * qcow2_check_found_all: Are all references known?
+ * qcow2_check_found: Are all references known?
  *
  * @res: of the check that has just counted them
- * @file_size: in bytes
+ * @file_size: of bdrv_co_getlength(), a multiple of BDRV_SECTOR_SIZE
  *
  * They are not if something is damaged, or was, or if the file ends within a
- * table, as after a copy that was cut short.  Images with bitmaps are not known
- * that well.
+ * table.  Whether it does is not known of an L1 or L2 table that ends in the
+ * last sector.  Tables of bitmaps are not looked at, so that of an image which
+ * has some not all is known.
  *
- * In a coroutine, with s->lock, in a check: nobody else uses the image.
+ * In a coroutine, with s->lock.
  */
-bool coroutine_fn GRAPH_RDLOCK
-qcow2_check_found_all(BlockDriverState *bs, const BdrvCheckResult *res,
-                      int64_t file_size);
+Qcow2Found coroutine_fn GRAPH_RDLOCK
+qcow2_check_found(BlockDriverState *bs, const BdrvCheckResult *res,
+                  int64_t file_size);
 
 /**
  * qcow2_copied_flag_fits: Is the flag of an entry what it has to be?
@@ -65,6 +72,8 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
  *
  * @res: what is found, and what is repaired, is added to it
  * @fix: with BDRV_FIX_LEAKS, the counts become 0; nothing is discarded
+ * @found: unless it is QCOW2_FOUND_ALL, nothing happens: a table may have told
+ *         of these clusters
  * @first: number of the first cluster that is behind the end of the file, and
  *         behind all that is referred to
  *
@@ -79,6 +88,7 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
 void coroutine_fn GRAPH_RDLOCK qcow2_check_behind(BlockDriverState *bs,
                                                   BdrvCheckResult *res,
                                                   BdrvCheckMode fix,
+                                                  Qcow2Found found,
                                                   int64_t first);
 
 #endif /* BLOCK_QCOW2_CHECK_LEAKS_H */

@@ -384,9 +384,11 @@ void qcow2_vmstate_drop(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
     }
     ret = qcow2_vmstate_drop_tables(bs, vmstate->l1_entries,
                                     vmstate->nb_tables);
-    if (ret == 0) {
+    if (!qcow2_is_given_up(bs)) {
         /* Others may not do so for a long time, and a kill would leak it */
-        ret = qcow2_flush_caches(bs);
+        int flush_ret = qcow2_flush_caches(bs);
+
+        ret = ret < 0 ? ret : flush_ret;
     }
     if (ret < 0) {
         warn_report("Some clusters of old VM state in node '%s' could not be "
@@ -402,7 +404,7 @@ int qcow2_vmstate_release(BlockDriverState *bs)
     int ret = qcow2_vmstate_detach(bs, &vmstate);
 
     qcow2_vmstate_drop(bs, &vmstate);
-    return ret;
+    return qcow2_is_given_up(bs) ? -ENOMEDIUM : ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK

@@ -77,7 +77,7 @@ void GRAPH_RDLOCK qcow2_vmstate_drop(BlockDriverState *bs,
  *
  * Returns 0, or -errno with the VM state still there: its L1 entries are
  * damaged or could not be cleared.  Clusters that cannot be freed afterwards
- * are leaked, with a warning.
+ * are leaked, with a warning.  Returns -ENOMEDIUM if the image is given up.
  */
 int GRAPH_RDLOCK qcow2_vmstate_release(BlockDriverState *bs);
 
