@@ -141,8 +141,8 @@ Qcow2Found coroutine_fn qcow2_check_found(BlockDriverState *bs,
         return QCOW2_FOUND_SOME;
     }
     /* @file_size is rounded up.  Counts that are missing free nothing. */
-    return end > file_size - BDRV_SECTOR_SIZE ? QCOW2_FOUND_IN_FILE
-                                              : QCOW2_FOUND_ALL;
+    return end > file_size - (int64_t)BDRV_SECTOR_SIZE ? QCOW2_FOUND_IN_FILE
+                                                       : QCOW2_FOUND_ALL;
 }
 
 static void coroutine_fn GRAPH_RDLOCK

@@ -77,10 +77,10 @@ bool qcow2_copied_flag_fits(BDRVQcow2State *s, uint64_t entry,
  * @first: number of the first cluster that is behind the end of the file, and
  *         behind all that is referred to
  *
- * Looks at the refcount block of @first and at those that follow, up to one
- * that has nothing: what is allocated last is there, and an image must not make
- * it last longer.  For qemu-img check; does nothing when an image is repaired
- * while it is opened.
+ * Looks at the refcount block of @first and at the next ones, of these up to
+ * one that has nothing: what is allocated last is there, and an image must not
+ * make it last longer.  For qemu-img check; does nothing when an image is
+ * repaired while it is opened.
  *
  * In a coroutine, with s->lock.  A refcount block that cannot be read, or a
  * count that cannot be changed, is a check error.

@@ -363,6 +363,9 @@ int qcow2_vmstate_detach(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
     if (nb_tables <= 0) {
         return nb_tables;
     }
+    if (qcow2_is_given_up(bs)) {
+        return -ENOMEDIUM;
+    }
 
     ret = qcow2_vmstate_clear_l1(bs, first, count);
     trace_vmstate_qcow2_release(bdrv_get_node_name(bs), nb_tables, ret);
@@ -375,6 +378,26 @@ int qcow2_vmstate_detach(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
     return 0;
 }
 
+/* Nothing is done, and there is nothing to be told, once @bs is given up */
+static int GRAPH_RDLOCK
+qcow2_vmstate_drop_and_flush(BlockDriverState *bs,
+                             const Qcow2DetachedVmstate *vmstate)
+{
+    int ret, flush_ret;
+
+    if (qcow2_is_given_up(bs)) {
+        return 0;
+    }
+    ret = qcow2_vmstate_drop_tables(bs, vmstate->l1_entries,
+                                    vmstate->nb_tables);
+    if (qcow2_is_given_up(bs)) {
+        return 0;
+    }
+    /* Others may not do so for a long time, and a kill would leak it */
+    flush_ret = qcow2_flush_caches(bs);
+    return ret < 0 ? ret : flush_ret;
+}
+
 void qcow2_vmstate_drop(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
 {
     int ret;
@@ -382,14 +405,7 @@ void qcow2_vmstate_drop(BlockDriverState *bs, Qcow2DetachedVmstate *vmstate)
     if (!vmstate->l1_entries) {
         return;
     }
-    ret = qcow2_vmstate_drop_tables(bs, vmstate->l1_entries,
-                                    vmstate->nb_tables);
-    if (!qcow2_is_given_up(bs)) {
-        /* Others may not do so for a long time, and a kill would leak it */
-        int flush_ret = qcow2_flush_caches(bs);
-
-        ret = ret < 0 ? ret : flush_ret;
-    }
+    ret = qcow2_vmstate_drop_and_flush(bs, vmstate);
     if (ret < 0) {
         warn_report("Some clusters of old VM state in node '%s' could not be "
                     "freed: %s; 'qemu-img check -r leaks' frees them",

@@ -58,8 +58,9 @@ int GRAPH_RDLOCK qcow2_vmstate_detach(BlockDriverState *bs,
  * qcow2_vmstate_drop: Free VM state that nobody takes over
  *
  * Snapshots that reference the same clusters keep them.  Clusters that cannot
- * be freed are leaked, with a warning.  Then @vmstate is empty; nothing happens
- * if it was so before.
+ * be freed are leaked, with a warning; all are if the image is given up.  What
+ * could be freed is so on disk.  Then @vmstate is empty; nothing happens if it
+ * was so before.
  *
  * In or outside coroutines; with s->lock held, or with the node drained.
  */

@@ -97,7 +97,8 @@ void co_wrapper_bdrv_rdlock bdrv_vmstate_end_save(BlockDriverState *bs);
  * No VM state request may be in flight, and @bs must be drained.
  *
  * Returns 0, or -errno with @errp set.  After a failure the image is
- * consistent, but space may stay allocated or leaked.
+ * consistent, but space may stay allocated or leaked; with -ENOMEDIUM, damage
+ * was found, and the image takes no more requests.
  */
 int coroutine_fn GRAPH_RDLOCK
 bdrv_co_vmstate_release(BlockDriverState *bs, Error **errp);
