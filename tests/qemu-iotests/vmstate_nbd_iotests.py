@@ -11,6 +11,11 @@ from vmstate_iotests import Node
 from vmstate_job_iotests import wait_until
 
 
+# Fails when it is told to; another than nbdkit's "file"
+PLUGIN = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                      'vmstate_nbdkit_plugin.py')
+
+
 class NbdServer:
     """
     nbdkit with one file
