@@ -11,7 +11,7 @@ from vmstate_iotests import Node
 from vmstate_job_iotests import wait_until
 
 
-# Fails when it is told to; another than nbdkit's "file"
+# Fails when it is told to; NbdServer has nbdkit's own "file"
 PLUGIN = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                       'vmstate_nbdkit_plugin.py')
 
@@ -52,7 +52,15 @@ class NbdServer:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=messages)
         # The socket is there before anybody listens; this file is not
-        wait_until(lambda: os.path.exists(self.pidfile), 'nbdkit serves')
+        wait_until(self.serves, 'nbdkit serves')
+
+    def serves(self) -> bool:
+        assert self.process.poll() is None, self.words()
+        return os.path.exists(self.pidfile)
+
+    def words(self) -> str:
+        with open(self.messages, encoding='utf-8') as messages:
+            return messages.read()
 
     def kill(self) -> None:
         """As if a cable was pulled"""

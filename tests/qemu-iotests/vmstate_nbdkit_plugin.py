@@ -1,13 +1,12 @@
 # A plugin of nbdkit (nbdkit-python-plugin(3)): a file that is served, until a
 # request of which the number is known beforehand
 #
-# nbdkit's eval plugin would do it in shell, and lose what a script prints, in
-# one of many thousand requests: if the script prints and ends while poll(2)
-# looks at its pipe, that may tell of the end alone (seen with Linux 6.18),
-# which nbdkit 1.32 believes.
+# nbdkit's eval plugin runs a script for each request.  If that prints and ends
+# while nbdkit is in poll(2), Linux (seen with 6.18) may tell of the end alone,
+# and nbdkit 1.32 drops what was printed: once in many thousand requests.
 #
-# nbdkit calls the functions from config() on; it does so for one request at a
-# time.  A request fails with EIO when a function ends with an exception.
+# nbdkit calls config, open, close, get_size, pread, pwrite and flush, for one
+# request at a time.  One that ends with an exception fails with EIO.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -31,7 +30,7 @@ def config(key: str, value: str) -> None:
     paths[key] = value
 
 
-# As nbdkit calls it
+# The name is nbdkit's
 # pylint: disable-next=redefined-builtin
 def open(_readonly: bool) -> int:
     return os.open(paths['image'], os.O_RDWR)
@@ -76,20 +75,20 @@ def arrive(kind: str, offset: int = 0, size: int = 0) -> None:
     write_text(f'{paths["failing"]}-{kind}', '', os.O_TRUNC)
 
 
-def pread(file: int, buf: bytearray, offset: int, _flags: int) -> None:
+def pread(file: int, buf: memoryview, offset: int, _flags: int) -> None:
     arrive('pread', offset, len(buf))
     if os.preadv(file, [buf], offset) != len(buf):
         raise OSError(errno.EIO, 'the file ends early', paths['image'])
 
 
-def pwrite(file: int, buf: bytes, offset: int, _flags: int) -> None:
+def pwrite(file: int, buf: memoryview, offset: int, _flags: int) -> None:
     arrive('pwrite', offset, len(buf))
     if os.pwrite(file, buf, offset) != len(buf):
         raise OSError(errno.EIO, 'not all was written', paths['image'])
 
 
 def flush(_file: int, _flags: int) -> None:
-    # nbdkit's error filter knows reads and writes only
+    # nbdkit's error filter does not know flushes
     if os.path.exists(f'{paths["failing"]}-flush'):
         raise OSError(errno.EIO, 'flushing fails', paths['image'])
     arrive('flush')

@@ -221,6 +221,29 @@ static void coroutine_mixed_fn read_stream(void *opaque)
     g_assert_cmpint(qemu_file_get_error(ct->f), <, 0);
 }
 
+/* It is written sequentially: one can seek to where it is, and that is all */
+static void check_seek(ChannelTest *ct, QIOChannelVmstate *vioc)
+{
+    static const int64_t elsewhere[] = { 0, 1, INT64_MAX };
+    QIOChannel *ioc = QIO_CHANNEL(vioc);
+    int i;
+
+    g_assert_cmpint(qio_channel_io_seek(ioc, ct->length, SEEK_SET,
+                                        &error_abort), ==, ct->length);
+    g_assert_cmpint(qio_channel_io_seek(ioc, 0, SEEK_CUR, &error_abort), ==,
+                    ct->length);
+    for (i = 0; i < ARRAY_SIZE(elsewhere); i++) {
+        Error *err = NULL;
+
+        if (elsewhere[i] != ct->length) {
+            g_assert_cmpint(qio_channel_io_seek(ioc, elsewhere[i], SEEK_SET,
+                                                &err), ==, -1);
+            error_free_or_abort(&err);
+        }
+    }
+    g_assert_cmpuint(qio_channel_vmstate_tell(vioc), ==, ct->length);
+}
+
 /* A save and a load */
 
 static void save(ChannelTest *ct)
@@ -235,7 +258,7 @@ static void save(ChannelTest *ct)
     ct->f = qemu_file_new_output(QIO_CHANNEL(vioc));
     ct->pos = 0;
     vmstate_test_run(ct->t, write_stream, ct);
-    g_assert_cmpuint(qio_channel_vmstate_tell(vioc), ==, ct->length);
+    check_seek(ct, vioc);
     object_unref(OBJECT(vioc));
     g_assert_cmpint(qemu_fclose(ct->f), ==, 0);
 

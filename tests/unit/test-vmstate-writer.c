@@ -1188,7 +1188,7 @@ static void test_free_in_flight(VmstateTest *t)
     }
 }
 
-/* Two streams at a time have nothing to do with each other */
+/* A stream that is given up leaves another one on the node alone */
 static void test_two_streams(VmstateTest *t)
 {
     WriterTest a, b;
