@@ -296,6 +296,11 @@ class FaultTestCase(SnapshotTestCase):
                 result = check(*args)
                 self.assertEqual(result.returncode, 0, result.stdout)
 
+    def fail_to(self, tried: str, error: Optional[str], reason: str) -> None:
+        """It says what was tried, SAVE or such, with what disk, and why not"""
+        self.fail_with(error, "'disk'", reason)
+        self.assertRegex(error or '', tried)
+
     # A VM that has no disks but for a trial, and no devices for them
 
     def start_vm(self) -> SnapshotVM:
@@ -432,8 +437,7 @@ class EveryRequest(FaultTestCase):
     def check_text(self, error: str, errno: int,
                    tried: str = f'{SAVE}|{LOAD}|{DELETE}') -> None:
         """It says what was tried, what failed, where and why"""
-        self.fail_with(error, "'disk'", os.strerror(errno))
-        self.assertRegex(error, tried)
+        self.fail_to(tried, error, os.strerror(errno))
         if 'VM state' in error:
             self.assertRegex(error, WHERE)
 

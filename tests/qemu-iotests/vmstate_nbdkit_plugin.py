@@ -12,6 +12,7 @@
 
 import errno
 import os
+from pathlib import Path
 import signal
 from typing import Dict
 
@@ -44,35 +45,23 @@ def get_size(file: int) -> int:
     return os.fstat(file).st_size
 
 
-def read_text(path: str) -> str:
-    """Nothing if there is no such file"""
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY), encoding='ascii') as file:
-            return file.read()
-    except FileNotFoundError:
-        return ''
-
-
-def write_text(path: str, text: str, flags: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
-    with os.fdopen(file, 'w', encoding='ascii') as stream:
-        stream.write(text)
-
-
 def arrive(kind: str, offset: int = 0, size: int = 0) -> None:
     """Write a request down, and do what is planned for it"""
-    write_text(paths['log'], f'{kind} {offset} {size}\n', os.O_APPEND)
-    plan = read_text(paths['plan']).split()
-    if not plan or plan[0] != kind:
+    with Path(paths['log']).open('a', encoding='ascii') as log:
+        log.write(f'{kind} {offset} {size}\n')
+    plan = Path(paths['plan'])
+    words = plan.read_text('ascii').split() if plan.exists() else []
+    if words[:1] != [kind]:
         return
-    left = int(plan[1]) - 1
+    _, number, state = words
+    left = int(number) - 1
     if left:
-        write_text(paths['plan'], f'{kind} {left} {plan[2]}\n', os.O_TRUNC)
+        plan.write_text(f'{kind} {left} {state}\n', 'ascii')
         return
-    os.unlink(paths['plan'])
-    if plan[2] == 'dead':
+    plan.unlink()
+    if state == 'dead':
         os.kill(os.getpid(), signal.SIGKILL)
-    write_text(f'{paths["failing"]}-{kind}', '', os.O_TRUNC)
+    Path(f'{paths["failing"]}-{kind}').touch()
 
 
 def pread(file: int, buf: memoryview, offset: int, _flags: int) -> None:
