@@ -18,19 +18,24 @@
 #include "vmstate-test-driver.h"
 
 #define MAX_NIOV 64
-#define WINDOW ((int64_t)VMSTATE_READER_WINDOW)
+
+/*
+ * Smaller than the default: sanitizers take their time for each byte.  What
+ * depends on the size is tried with others, too.
+ */
+#define WINDOW (4 * MiB)
 
 /* What the consumer's memory contains where the reader has no business */
 #define UNTOUCHED 0x33
 
 /* A state that is a multiple of nothing and fills the window a few times */
-#define LONG_STATE (26 * MiB + 4321)
+#define LONG_STATE (13 * MiB + 4321)
 
 /*
  * Several reads at a time are first tried when five windows have been read, and
  * for another five: see block/vmstate-depth.c
  */
-#define DEEP_WINDOW (4 * MiB)
+#define DEEP_WINDOW WINDOW
 #define DEEP_FROM (5 * DEEP_WINDOW)
 #define DEEP_STATE (2 * DEEP_FROM + 4321)
 #define DEEP_REQUEST MiB
@@ -354,7 +359,7 @@ static void test_sizes(VmstateTest *t)
     static const int64_t sizes[] = {
         0, 1, 4095,
         1 * MiB - 1, 1 * MiB, 1 * MiB + 1,
-        3 * MiB, 8 * MiB + 5,
+        3 * MiB + 5,
         WINDOW - 1, WINDOW, WINDOW + 1,
         LONG_STATE,
     };
@@ -388,7 +393,9 @@ static void test_fast_node(VmstateTest *t)
 
 static void test_tuned(VmstateTest *t)
 {
-    static const size_t windows[] = { 2 * MiB, 3 * MiB, 32 * MiB };
+    static const size_t windows[] = {
+        2 * MiB, 3 * MiB, VMSTATE_READER_WINDOW, 16 * MiB,
+    };
     unsigned i;
 
     for (i = 0; i < ARRAY_SIZE(windows); i++) {
@@ -456,7 +463,7 @@ static void test_empty_iov(VmstateTest *t)
 /* The length is not known, and there is no end: zeroes for ever */
 static void test_unknown_size(VmstateTest *t)
 {
-    const int64_t stored = 13 * MiB + 77;
+    const int64_t stored = 7 * MiB + 77;
     ReaderTest rt;
 
     reader_open_sized(&rt, t, stored, -1);
@@ -642,26 +649,32 @@ static void check_growth(ReaderTest *rt, unsigned first)
             g_assert_cmpint(bytes, ==,
                             VMSTATE_READER_MIN_REQUEST << (i - first));
         } else if (i > first + 3) {
-            g_assert_cmpint(bytes, ==, WINDOW / 2);
+            g_assert_cmpint(bytes, ==, rt->window / 2);
         }
         /* In between, what was missing to the end of the ring buffer */
         g_assert_cmpint(bytes % VMSTATE_READER_MIN_REQUEST, ==, 0);
     }
 }
 
+/* In the default window, where there are some steps from least to most */
 static void test_growth(VmstateTest *t)
 {
+    static const VmstateStreamOptions options = {
+        .window = VMSTATE_READER_WINDOW,
+        .read_depth = 1,
+    };
+    const int64_t until = 2 * VMSTATE_READER_WINDOW, size = 2 * until;
     unsigned n;
     ReaderTest rt;
 
-    reader_open(&rt, t, 2 * LONG_STATE);
-    read_until(&rt, LONG_STATE);
+    reader_open_tuned(&rt, t, size, size, &options);
+    read_until(&rt, until);
     vmstate_test_settle(t);
     check_growth(&rt, 0);
 
     n = nb_reads(&rt);
     seek_to(&rt, MiB);
-    read_until(&rt, LONG_STATE);
+    read_until(&rt, until);
     vmstate_test_settle(t);
     check_growth(&rt, n);
     reader_close(&rt);
@@ -671,7 +684,7 @@ static void test_growth(VmstateTest *t)
 
 static void test_seek_inside(VmstateTest *t)
 {
-    static const int64_t steps[] = { 1, 4095, 1 * MiB, 3 * MiB + 1 };
+    static const int64_t steps[] = { 1, 4095, 1 * MiB, WINDOW / 2 };
     int64_t pos, end;
     unsigned n;
     ReaderTest rt;
@@ -726,11 +739,11 @@ static void test_seek_outside(VmstateTest *t)
 
     reader_open(&rt, t, LONG_STATE);
     read_until(&rt, 100);
-    seek_outside(&rt, 20 * MiB);
+    seek_outside(&rt, 10 * MiB);
     seek_outside(&rt, 3);
     seek_outside(&rt, 0);
     seek_outside(&rt, 99);
-    seek_outside(&rt, 23 * MiB - 1);
+    seek_outside(&rt, 11 * MiB - 1);
     seek_outside(&rt, 4097);
     read_until(&rt, INT64_MAX);
     g_assert_cmpint(vmstate_reader_tell(rt.r), ==, LONG_STATE);
@@ -804,9 +817,9 @@ static void test_seek_in_flight(VmstateTest *t)
 
     hold_one_read(&rt, 0);
     rt.release = true;
-    seek_to(&rt, 23 * MiB);
+    seek_to(&rt, 11 * MiB);
     g_assert_cmpuint(vmstate_test_in_flight(t->node), ==, 0);
-    read_until(&rt, 23 * MiB + 1000);
+    read_until(&rt, 11 * MiB + 1000);
     seek_to(&rt, 0);
 
     /* Inside the window there is no need to wait */
@@ -885,7 +898,7 @@ static void test_move_node(VmstateTest *t)
     reader_open(&rt, t, LONG_STATE);
     read_until(&rt, MiB);
     bdrv_try_change_aio_context(t->bs, other, NULL, &error_abort);
-    read_until(&rt, 15 * MiB);
+    read_until(&rt, 6 * MiB);
     bdrv_try_change_aio_context(t->bs, t->ctx, NULL, &error_abort);
     read_until(&rt, INT64_MAX);
     check_whole_stream(&rt);
@@ -1007,7 +1020,7 @@ static void test_bad_byte(VmstateTest *t)
 /* Read-ahead runs into an error that the consumer never gets to */
 static void test_unreached_error(VmstateTest *t)
 {
-    const int64_t bad = 6 * MiB;
+    const int64_t bad = 7 * MiB / 2;
     unsigned n;
     ReaderTest rt;
 
@@ -1045,12 +1058,12 @@ static void test_seek_from_error(VmstateTest *t)
     read_until(&rt, 1000);
     vmstate_test_settle(t);
     n = nb_reads(&rt);
-    seek_to(&rt, 20 * MiB);
-    read_until(&rt, 20 * MiB + 1);
+    seek_to(&rt, 9 * MiB);
+    read_until(&rt, 9 * MiB + 1);
     vmstate_test_settle(t);
-    check_sequential(&rt, n, 20 * MiB);
+    check_sequential(&rt, n, 9 * MiB);
     g_assert_cmpint(end_of_read(&rt, nb_reads(&rt) - 1), >,
-                    20 * MiB + WINDOW / 2);
+                    9 * MiB + WINDOW / 2);
 
     n = nb_reads(&rt);
     seek_to(&rt, 0);
@@ -1163,7 +1176,7 @@ static void test_no_leak(void)
         vmstate_test_node_reset(t->node);
         vmstate_test_fail(t->node, VMSTATE_TEST_READ, 3, i % 3, EIO);
         reader_open(&rt, t, LONG_STATE);
-        read_until(&rt, i % 5 * 5 * MiB);
+        read_until(&rt, i % 5 * 3 * MiB);
         vmstate_reader_free(rt.r);
         error_free(rt.err);
     }
