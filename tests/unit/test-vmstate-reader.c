@@ -35,7 +35,7 @@
  * Several reads at a time are first tried when five windows have been read, and
  * for another five: see block/vmstate-depth.c
  */
-#define DEEP_WINDOW WINDOW
+#define DEEP_WINDOW (4 * MiB)
 #define DEEP_FROM (5 * DEEP_WINDOW)
 #define DEEP_STATE (2 * DEEP_FROM + 4321)
 #define DEEP_REQUEST MiB
@@ -359,7 +359,7 @@ static void test_sizes(VmstateTest *t)
     static const int64_t sizes[] = {
         0, 1, 4095,
         1 * MiB - 1, 1 * MiB, 1 * MiB + 1,
-        3 * MiB + 5,
+        2 * MiB + 5, 3 * MiB,
         WINDOW - 1, WINDOW, WINDOW + 1,
         LONG_STATE,
     };
@@ -656,7 +656,7 @@ static void check_growth(ReaderTest *rt, unsigned first)
     }
 }
 
-/* In the default window, where there are some steps from least to most */
+/* The default window has room for 1, 2 and 4 MiB before the largest request */
 static void test_growth(VmstateTest *t)
 {
     static const VmstateStreamOptions options = {
@@ -704,10 +704,12 @@ static void test_seek_inside(VmstateTest *t)
 
     /* The end of the window belongs to it */
     vmstate_test_settle(t);
-    end = end_of_read(&rt, nb_reads(&rt) - 1);
+    n = nb_reads(&rt);
+    end = end_of_read(&rt, n - 1);
     seek_to(&rt, end);
     read_until(&rt, INT64_MAX);
     check_sequential(&rt, 0, 0);
+    g_assert_cmpint(get_read(&rt, n).bytes, ==, WINDOW / 2);
     reader_close(&rt);
 }
 
@@ -1003,7 +1005,7 @@ static void check_bad_byte(ReaderTest *rt, int64_t bad)
 static void test_bad_byte(VmstateTest *t)
 {
     static const int64_t places[] = {
-        0, 1 * MiB - 1, 6 * MiB + 777, WINDOW, LONG_STATE - 1,
+        0, 1 * MiB - 1, 7 * MiB + 777, WINDOW, LONG_STATE - 1,
     };
     int i;
 

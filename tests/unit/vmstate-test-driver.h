@@ -101,7 +101,7 @@ typedef struct VmstateTestSetting {
     bool drained;           /* for as long as the test runs */
 } VmstateTestSetting;
 
-/* Ends with an element whose name is NULL */
+/* Fewer under ThreadSanitizer.  Ends with an element whose name is NULL. */
 extern const VmstateTestSetting vmstate_test_settings[];
 
 /**
