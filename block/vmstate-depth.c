@@ -10,9 +10,12 @@
 
 /* Lengths of phases, in windows */
 #define SETTLE_WINDOWS 1    /* what is under way was begun in the other way */
-#define SAMPLE_WINDOWS 4
-#define FIRST_RUN_WINDOWS 64
+#define SAMPLE_WINDOWS 2
+#define MIN_RUN_WINDOWS 64
 #define MAX_RUN_WINDOWS 1024
+
+/* A try of one read at a time may take this share of the time of a run */
+#define TRY_COST 0.03
 
 /* Several at a time have to be faster by this: else it is not worth it */
 #define MIN_GAIN 1.125
@@ -22,7 +25,7 @@ void vmstate_depth_init(VmstateDepth *d, unsigned max, uint64_t window)
     *d = (VmstateDepth) {
         .max = max,
         .window = window,
-        .run = FIRST_RUN_WINDOWS * window,
+        .run = MIN_RUN_WINDOWS * window,
     };
 }
 
@@ -46,6 +49,18 @@ static uint64_t vmstate_depth_rate(const VmstateDepth *d)
     return (double)d->bytes * NANOSECONDS_PER_SECOND / MAX(d->busy_ns, 1);
 }
 
+/*
+ * How long to go on reading several at a time, which is faster: the more it is,
+ * the longer the next try will keep us.
+ */
+static uint64_t vmstate_depth_deep_run(const VmstateDepth *d)
+{
+    uint64_t tried = (SETTLE_WINDOWS + SAMPLE_WINDOWS) * d->window;
+    double longer = (double)d->rate_deep / MAX(d->rate_one, 1) - 1;
+
+    return MIN(tried * longer / TRY_COST, MAX_RUN_WINDOWS * d->window);
+}
+
 /* The phase is over: what comes next? */
 static void vmstate_depth_next_phase(VmstateDepth *d)
 {
@@ -65,6 +80,9 @@ static void vmstate_depth_next_phase(VmstateDepth *d)
         d->rate_deep = vmstate_depth_rate(d);
         d->phase = VMSTATE_DEPTH_RUN;
         d->deep = d->rate_deep > MIN_GAIN * d->rate_one;
+        if (d->deep) {
+            d->run = MAX(d->run, vmstate_depth_deep_run(d));
+        }
         break;
     case VMSTATE_DEPTH_RUN:
         d->phase = VMSTATE_DEPTH_SETTLE_ONE;

@@ -290,6 +290,7 @@ static void vmstate_reader_restart_at(VmstateReader *r, int64_t pos)
 }
 
 VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
+                                  AioContext *ctx,
                                   const VmstateStreamOptions *options)
 {
     VmstateReader *r = g_new0(VmstateReader, 1);
@@ -314,7 +315,7 @@ VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
     vmstate_depth_init(&r->depth, max_depth, r->max_window);
     QSIMPLEQ_INIT(&r->reads);
     r->opened_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    vmstate_wait_init(&r->wait, bdrv_get_aio_context(bs));
+    vmstate_wait_init(&r->wait, ctx ?: bdrv_get_aio_context(bs));
     vmstate_reader_restart_at(r, 0);
 
     trace_vmstate_reader_open(r, r->name, size, r->max_window);

@@ -34,13 +34,15 @@ qio_channel_vmstate_new_output(BlockDriverState *bs,
 
 QIOChannelVmstate *
 qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
+                              AioContext *ctx, Object *ctx_owner,
                               const VmstateStreamOptions *options)
 {
     QIOChannelVmstate *vioc;
 
     vioc = QIO_CHANNEL_VMSTATE(object_new(TYPE_QIO_CHANNEL_VMSTATE));
-    vioc->reader = vmstate_reader_new(bs, size, options);
+    vioc->reader = vmstate_reader_new(bs, size, ctx, options);
     vioc->size = size;
+    vioc->ctx_owner = ctx_owner ? object_ref(ctx_owner) : NULL;
     return vioc;
 }
 
@@ -97,6 +99,7 @@ void qio_channel_vmstate_abort(QIOChannelVmstate *vioc)
 {
     g_clear_pointer(&vioc->writer, vmstate_writer_free);
     g_clear_pointer(&vioc->reader, vmstate_reader_free);
+    g_clear_pointer(&vioc->ctx_owner, object_unref);
 }
 
 static void qio_channel_vmstate_finalize(Object *obj)

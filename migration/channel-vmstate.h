@@ -39,6 +39,7 @@ struct QIOChannelVmstate {
     bool stopped;           /* atomic: reading fails from now on */
     int64_t yielded_ns;     /* reader only: when others last could run */
     int64_t size;           /* reader only: of the VM state, or -1 */
+    Object *ctx_owner;      /* reader only: keeps its AioContext; may be NULL */
 };
 
 /**
@@ -58,10 +59,14 @@ qio_channel_vmstate_new_output(BlockDriverState *bs,
  *
  * @size: length of the VM state in bytes, behind which reading fails; -1 if
  *        unknown
+ * @ctx: runs the requests; NULL for the AioContext that @bs has now
+ * @ctx_owner: @ctx lives as long as this, and this as long as the stream: the
+ *             channel takes a reference.  NULL if @ctx stays anyway.
  * @options: copied; NULL for the defaults
  */
 QIOChannelVmstate *
 qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
+                              AioContext *ctx, Object *ctx_owner,
                               const VmstateStreamOptions *options);
 
 /**

@@ -9,6 +9,7 @@
 #include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "block/vmstate.h"
+#include "system/iothread.h"
 #include "channel-block.h"
 #include "channel-vmstate.h"
 #include "snapshot-params.h"
@@ -37,13 +38,41 @@ QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
     return qemu_file_new_output(ioc);
 }
 
+/*
+ * The main loop's thread is busy with loading what was read before.  So if the
+ * node lives there, data are received in a thread of their own; without one,
+ * they just come more slowly.
+ */
+static IOThread *snapshot_stream_new_thread(BlockDriverState *bs)
+{
+    if (bdrv_get_aio_context(bs) != qemu_get_aio_context()) {
+        return NULL;
+    }
+    return iothread_create("vmstate", NULL);
+}
+
+static QIOChannelVmstate *snapshot_stream_new_input(BlockDriverState *bs,
+                                                    int64_t size)
+{
+    IOThread *thread = snapshot_stream_new_thread(bs);
+    AioContext *ctx = thread ? iothread_get_aio_context(thread) : NULL;
+    QIOChannelVmstate *vioc;
+
+    vioc = qio_channel_vmstate_new_input(bs, size, ctx, (Object *)thread,
+                                         snapshot_stream_options());
+    if (thread) {
+        /* It ends with the channel, which is its only user */
+        iothread_destroy(thread);
+    }
+    return vioc;
+}
+
 QEMUFile *snapshot_stream_open_input(BlockDriverState *bs, int64_t size)
 {
     g_autoptr(QIOChannel) ioc = NULL;
 
     if (snapshot_use_engines()) {
-        ioc = QIO_CHANNEL(qio_channel_vmstate_new_input(
-            bs, size, snapshot_stream_options()));
+        ioc = QIO_CHANNEL(snapshot_stream_new_input(bs, size));
     } else {
         ioc = QIO_CHANNEL(qio_channel_block_new(bs));
     }

@@ -15,10 +15,11 @@
  *
  * Threads.  One party at a time, the consumer, calls the functions below, in
  * the same three settings as the producer of a VmstateWriter: the main loop or
- * the node's IOThread outside coroutines, a coroutine, or another thread
- * without the BQL.  Requests run in the AioContext that the node had when the
- * reader was created.  No lock is held on entry; the node may be drained.
- * Draining waits for read-ahead to come to rest.
+ * the IOThread that requests run in, outside coroutines; a coroutine; or
+ * another thread without the BQL.  Requests run in the AioContext that the
+ * reader was given, so that data can arrive while the consumer is busy.  No
+ * lock is held on entry; the node may be drained.  Draining waits for read-ahead
+ * to come to rest.
  *
  * Errors.  A request that fails ahead of the consumer is no error yet.  When
  * the consumer gets to the range of such a request, that range is read again,
@@ -37,7 +38,7 @@
 #define VMSTATE_READER_WINDOW (10 * MiB)
 
 /* Requests in flight at one time, at most, by default */
-#define VMSTATE_READER_DEPTH 4
+#define VMSTATE_READER_DEPTH 8
 
 /* Size of the first read-ahead request of a stream and after a seek */
 #define VMSTATE_READER_MIN_REQUEST (1 * MiB)
@@ -49,6 +50,8 @@ typedef struct VmstateReader VmstateReader;
  *
  * @size: length of the VM state in bytes, or -1 if unknown.  At or beyond it
  *        the reader reports end of stream and reads nothing from the node.
+ * @ctx: runs the requests; has to stay until vmstate_reader_free().  NULL for
+ *       the AioContext that @bs has now.
  * @options: copied; NULL for the defaults
  *
  * Takes a reference to @bs, which vmstate_reader_free() drops.  The first
@@ -58,6 +61,7 @@ typedef struct VmstateReader VmstateReader;
  * Main loop thread, with the BQL, not in a coroutine.  Never fails.
  */
 VmstateReader *vmstate_reader_new(BlockDriverState *bs, int64_t size,
+                                  AioContext *ctx,
                                   const VmstateStreamOptions *options);
 
 /**

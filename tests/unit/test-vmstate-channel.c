@@ -269,14 +269,19 @@ static void save(ChannelTest *ct)
 
 static void load(ChannelTest *ct)
 {
+    Object *owner = object_new(TYPE_QIO_CHANNEL_VMSTATE);
     QIOChannelVmstate *vioc;
 
-    vioc = qio_channel_vmstate_new_input(ct->bs, ct->length, &ct->options);
+    vioc = qio_channel_vmstate_new_input(ct->bs, ct->length, ct->t->read_ctx,
+                                         owner, &ct->options);
     ct->f = qemu_file_new_input(QIO_CHANNEL(vioc));
     object_unref(OBJECT(vioc));
     ct->pos = 0;
     vmstate_test_run(ct->t, read_stream, ct);
+    g_assert_cmpuint(owner->ref, ==, 2);
     qemu_fclose(ct->f);
+    g_assert_cmpuint(owner->ref, ==, 1);
+    object_unref(owner);
 }
 
 static void there_and_back(ChannelTest *ct, unsigned cluster_size)
@@ -394,6 +399,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_message("VMSTATE_TEST_SEED=%" PRIu32 ", %s", vmstate_test_seed(),
                    is_soak() ? "long" : "short");
-    vmstate_test_add("/vmstate-channel", cases);
+    vmstate_test_add_reader("/vmstate-channel", cases);
     return g_test_run();
 }

@@ -14,11 +14,14 @@
 #include "vmstate-test-driver.h"
 
 #define WINDOW (10 * MiB)
-#define DEPTH 4
+#define DEPTH 8
 
 /* Lengths in windows until the first choice is made */
-#define ONE_WINDOWS 5
-#define DEEP_WINDOWS 5
+#define ONE_WINDOWS 3
+#define DEEP_WINDOWS 3
+
+/* The least that goes by until the next try */
+#define MIN_RUN_WINDOWS 64
 
 /* Up to which share of its time a request takes more or less */
 #define NOISE 0.1
@@ -60,7 +63,8 @@ static double request_seconds(const Storage *s, unsigned depth, size_t bytes)
 static void read_one(DepthTest *dt, const Storage *s)
 {
     unsigned depth = vmstate_depth_now(&dt->d);
-    size_t bytes = depth == 1 ? WINDOW / 2 : WINDOW / (depth + 1);
+    size_t bytes = depth == 1 ? WINDOW / 2
+                              : QEMU_ALIGN_DOWN(WINDOW / (depth + 1), MiB);
     double noise = g_rand_double_range(dt->rand, 1 - NOISE, 1 + NOISE);
     double seconds = request_seconds(s, depth, bytes) * noise;
 
@@ -132,6 +136,23 @@ static void test_far_away(void)
     depth_close(&dt);
 }
 
+/* The more a try costs, the less often it is made */
+static void test_cost(void)
+{
+    const Storage farther = { 0.005, 1000e6, 1000e6 };
+    uint64_t tried;
+    DepthTest dt;
+
+    depth_open(&dt, DEPTH);
+    read_bytes(&dt, &farther, (ONE_WINDOWS + DEEP_WINDOWS) * WINDOW);
+    tried = dt.bytes - dt.deep_bytes;
+    read_bytes(&dt, &farther, 5 * MIN_RUN_WINDOWS / 4 * WINDOW);
+    g_assert_cmpuint(dt.bytes - dt.deep_bytes, ==, tried);
+    read_bytes(&dt, &farther, MIN_RUN_WINDOWS * WINDOW);
+    g_assert_cmpuint(dt.bytes - dt.deep_bytes, >, tried);
+    depth_close(&dt);
+}
+
 /* No difference is no reason */
 static void test_near_by(void)
 {
@@ -143,18 +164,26 @@ static void test_near_by(void)
     depth_close(&dt);
 }
 
+/* The share of @bytes that is read several requests at a time */
+static double deep_share(DepthTest *dt, const Storage *s, uint64_t bytes)
+{
+    uint64_t deep_before = dt->deep_bytes, before = dt->bytes;
+
+    read_bytes(dt, s, bytes);
+    return (double)(dt->deep_bytes - deep_before) / (dt->bytes - before);
+}
+
 /* A cache in front of the storage is used up, or others come and go */
 static void test_change(void)
 {
     DepthTest dt;
 
     depth_open(&dt, DEPTH);
-    read_bytes(&dt, &far_away, 2 * GiB);
-    g_assert_cmpuint(vmstate_depth_now(&dt.d), ==, DEPTH);
-    read_bytes(&dt, &rotating, 6 * GiB);
-    g_assert_cmpuint(vmstate_depth_now(&dt.d), ==, 1);
-    read_bytes(&dt, &far_away, 16 * GiB);
-    g_assert_cmpuint(vmstate_depth_now(&dt.d), ==, DEPTH);
+    g_assert_cmpfloat(deep_share(&dt, &far_away, 2 * GiB), >, 0.9);
+    read_bytes(&dt, &rotating, 5 * GiB);
+    g_assert_cmpfloat(deep_share(&dt, &rotating, 1 * GiB), <, 0.1);
+    read_bytes(&dt, &far_away, 14 * GiB);
+    g_assert_cmpfloat(deep_share(&dt, &far_away, 2 * GiB), >, 0.9);
     depth_close(&dt);
 }
 
@@ -180,6 +209,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vmstate-depth/begin", test_begin);
     g_test_add_func("/vmstate-depth/rotating", test_rotating);
     g_test_add_func("/vmstate-depth/far-away", test_far_away);
+    g_test_add_func("/vmstate-depth/cost", test_cost);
     g_test_add_func("/vmstate-depth/near-by", test_near_by);
     g_test_add_func("/vmstate-depth/change", test_change);
     g_test_add_func("/vmstate-depth/no-time", test_no_time);

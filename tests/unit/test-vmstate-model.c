@@ -121,7 +121,7 @@ int main(int argc, char **argv)
     sigaction(SIGABRT, &action, NULL);
 
     vmstate_test_add("/vmstate-model/writer", writer);
-    vmstate_test_add("/vmstate-model/reader", reader);
+    vmstate_test_add_reader("/vmstate-model/reader", reader);
     vmstate_test_add("/vmstate-model/file", file);
 
     return g_test_run();

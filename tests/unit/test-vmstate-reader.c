@@ -36,7 +36,7 @@
  * for another five: see block/vmstate-depth.c
  */
 #define DEEP_WINDOW (4 * MiB)
-#define DEEP_FROM (5 * DEEP_WINDOW)
+#define DEEP_FROM (3 * DEEP_WINDOW)
 #define DEEP_STATE (2 * DEEP_FROM + 4321)
 #define DEEP_REQUEST MiB
 #define DEEP_DEPTH 3
@@ -73,7 +73,7 @@ static void reader_open_tuned(ReaderTest *rt, VmstateTest *t, int64_t stored,
     t->node->max_read = window / 2;
     *rt = (ReaderTest) {
         .t = t,
-        .r = vmstate_reader_new(t->bs, size, options),
+        .r = vmstate_reader_new(t->bs, size, t->read_ctx, options),
         .window = window,
         .depth = MIN(options->read_depth,
                      window / VMSTATE_READER_MIN_REQUEST - 1),
@@ -346,7 +346,8 @@ static void check_whole_stream(ReaderTest *rt)
     check_sequential(rt, 0, 0);
     if (rt->size) {
         g_assert_cmpint(end_of_read(rt, n - 1), ==, rt->size);
-        vmstate_test_check_context(rt->t->node, rt->t->ctx);
+        vmstate_test_check_context(rt->t->node,
+                                   rt->t->read_ctx ?: rt->t->ctx);
     } else {
         g_assert_cmpuint(n, ==, 0);
     }
@@ -1125,7 +1126,7 @@ static void test_unsupported(void)
     qdict_put_str(options, "node-name", VMSTATE_TEST_NODE_NAME);
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
 
-    r = vmstate_reader_new(bs, 1000, NULL);
+    r = vmstate_reader_new(bs, 1000, NULL, NULL);
     ret = vmstate_reader_read(r, &iov, 1, &err);
     vmstate_test_check_error(ret, err, ENOTSUP, 0);
     error_free(err);
@@ -1277,7 +1278,7 @@ static void test_deep_back(VmstateTest *t)
     reader_open_tuned(&rt, t, size, size, &deep_options);
     read_until(&rt, DEEP_FROM + DEEP_REQUEST);
     now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    read_until(&rt, DEEP_FROM + 2 * DEEP_WINDOW);
+    read_until(&rt, DEEP_FROM + DEEP_WINDOW);
     vmstate_test_settle(t);
     hold_deep_reads(&rt);
     WITH_QEMU_LOCK_GUARD(&t->node->lock) {
@@ -1446,7 +1447,7 @@ static void add_cases(void)
         { }
     };
 
-    vmstate_test_add("/vmstate-reader", cases);
+    vmstate_test_add_reader("/vmstate-reader", cases);
 }
 
 int main(int argc, char **argv)

@@ -611,7 +611,8 @@ static void input_open(FileModel *fm)
         fm->end = -1;
     }
     t->node->model_bytes = fm->stored;
-    fm->vioc = qio_channel_vmstate_new_input(t->bs, fm->end, &options);
+    fm->vioc = qio_channel_vmstate_new_input(t->bs, fm->end, NULL, NULL,
+                                             &options);
     fm->f = qemu_file_new_input(QIO_CHANNEL(fm->vioc));
     fm->buf = g_malloc(2 * MiB + 0x10000);
 }

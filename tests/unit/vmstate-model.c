@@ -170,7 +170,7 @@ static VmstateTestRequest *model_next_request(Model *m, bool ended)
     if (ended && !req->ended) {
         return NULL;
     }
-    g_assert(req->ctx == m->t->ctx);
+    g_assert(req->ctx == (m->t->read_ctx ?: m->t->ctx));
     m->checked++;
     return req;
 }
@@ -990,7 +990,8 @@ static void reader_open(ReaderModel *rm)
     rm->end = size < 0 ? INT64_MAX : size;
     rm->by_channel = take(rm->m.seq, 2);
     t->node->model_bytes = rm->stored;
-    rm->vioc = qio_channel_vmstate_new_input(t->bs, size, &options);
+    rm->vioc = qio_channel_vmstate_new_input(t->bs, size, t->read_ctx, NULL,
+                                             &options);
     rm->r = rm->vioc->reader;
 }
 

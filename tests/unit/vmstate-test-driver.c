@@ -51,6 +51,12 @@ const VmstateTestSetting vmstate_test_settings[] = {
     { "main-loop/node-in-iothread/drained",
       VMSTATE_TEST_MAIN_LOOP, true, true },
     { "thread/node-in-iothread/drained", VMSTATE_TEST_THREAD, true, true },
+    { "main-loop/reads-in-iothread",
+      VMSTATE_TEST_MAIN_LOOP, .reads_elsewhere = true },
+    { "coroutine/reads-in-iothread",
+      VMSTATE_TEST_COROUTINE, .reads_elsewhere = true },
+    { "main-loop/reads-in-iothread/drained",
+      VMSTATE_TEST_MAIN_LOOP, .reads_elsewhere = true, .drained = true },
     { }
 };
 
@@ -612,7 +618,7 @@ void vmstate_test_settle(VmstateTest *t)
         }
         quiet++;
         before = now;
-        if (t->ctx == iothread_ctx) {
+        if (t->ctx == iothread_ctx || t->read_ctx == iothread_ctx) {
             aio_wait_bh_oneshot(iothread_ctx, nothing_bh, NULL);
         }
         aio_poll(qemu_get_aio_context(), false);
@@ -756,6 +762,8 @@ VmstateTest *vmstate_test_new(const VmstateTestSetting *setting)
     t->iothread = iothread_new();
     t->ctx = setting->node_in_iothread ? iothread_get_aio_context(t->iothread)
                                        : qemu_get_aio_context();
+    t->read_ctx = setting->reads_elsewhere
+                  ? iothread_get_aio_context(t->iothread) : NULL;
     t->bs = bdrv_new_open_driver(&bdrv_vmstate_test, VMSTATE_TEST_NODE_NAME,
                                  BDRV_O_RDWR, &error_abort);
     t->node = t->bs->opaque;
@@ -786,7 +794,7 @@ bool vmstate_test_is_single_threaded(VmstateTest *t)
     switch (t->setting->party) {
     case VMSTATE_TEST_MAIN_LOOP:
     case VMSTATE_TEST_COROUTINE:
-        return !t->setting->node_in_iothread;
+        return !t->setting->node_in_iothread && !t->setting->reads_elsewhere;
     case VMSTATE_TEST_IOTHREAD:
     case VMSTATE_TEST_IOTHREAD_COROUTINE:
         return t->setting->node_in_iothread;
@@ -878,23 +886,38 @@ static void run_case(gconstpointer opaque)
     vmstate_test_free(t);
 }
 
-static void add_entry(const char *prefix, const VmstateTestEntry *entry)
+static void add_entry(const char *prefix, const VmstateTestEntry *entry,
+                      const VmstateTestSetting *setting)
+{
+    VmstateTestCase *c = g_new(VmstateTestCase, 1);
+    g_autofree char *path = g_strdup_printf("%s/%s/%s", prefix, entry->name,
+                                            setting->name);
+
+    *c = (VmstateTestCase) { setting, entry->func };
+    g_test_add_data_func_full(path, c, run_case, g_free);
+}
+
+static void add_entries(const char *prefix, const VmstateTestEntry *entries,
+                        bool reader)
 {
     const VmstateTestSetting *setting;
 
-    for (setting = vmstate_test_settings; setting->name; setting++) {
-        VmstateTestCase *c = g_new(VmstateTestCase, 1);
-        g_autofree char *path = g_strdup_printf("%s/%s/%s", prefix,
-                                                entry->name, setting->name);
-
-        *c = (VmstateTestCase) { setting, entry->func };
-        g_test_add_data_func_full(path, c, run_case, g_free);
+    for (; entries->name; entries++) {
+        for (setting = vmstate_test_settings; setting->name; setting++) {
+            if (reader || !setting->reads_elsewhere) {
+                add_entry(prefix, entries, setting);
+            }
+        }
     }
 }
 
 void vmstate_test_add(const char *prefix, const VmstateTestEntry *entries)
 {
-    while (entries->name) {
-        add_entry(prefix, entries++);
-    }
+    add_entries(prefix, entries, false);
+}
+
+void vmstate_test_add_reader(const char *prefix,
+                             const VmstateTestEntry *entries)
+{
+    add_entries(prefix, entries, true);
 }

@@ -99,6 +99,7 @@ typedef struct VmstateTestSetting {
     VmstateTestParty party;
     bool node_in_iothread;
     bool drained;           /* for as long as the test runs */
+    bool reads_elsewhere;   /* in the IOThread, and the node is not */
 } VmstateTestSetting;
 
 /* Fewer under ThreadSanitizer.  Ends with an element whose name is NULL. */
@@ -117,6 +118,7 @@ typedef struct VmstateTest {
     const VmstateTestSetting *setting;
     IOThread *iothread;
     AioContext *ctx;        /* of @bs */
+    AioContext *read_ctx;   /* for the reader to be told; NULL: that of @bs */
     BlockDriverState *bs;
     VmstateTestNode *node;
     GRand *rand;            /* for the party; the node has its own */
@@ -141,6 +143,10 @@ typedef struct VmstateTestEntry {
  * once for each setting
  */
 void vmstate_test_add(const char *prefix, const VmstateTestEntry *entries);
+
+/* The same for a reader, which has more settings */
+void vmstate_test_add_reader(const char *prefix,
+                             const VmstateTestEntry *entries);
 
 /*
  * The node runs only while the party waits.  In the other settings a request
