@@ -14,7 +14,7 @@
 #define MIN_RUN_WINDOWS 64
 #define MAX_RUN_WINDOWS 1024
 
-/* A try of one read at a time may take this share of the time of a run */
+/* A try of one read at a time is to take no more than this share of a run */
 #define TRY_COST 0.03
 
 /* Several at a time have to be faster by this: else it is not worth it */
@@ -58,7 +58,8 @@ static uint64_t vmstate_depth_deep_run(const VmstateDepth *d)
     uint64_t tried = (SETTLE_WINDOWS + SAMPLE_WINDOWS) * d->window;
     double longer = (double)d->rate_deep / MAX(d->rate_one, 1) - 1;
 
-    return MIN(tried * longer / TRY_COST, MAX_RUN_WINDOWS * d->window);
+    /* A sample may have been disturbed, so do not believe in all of it */
+    return MIN(tried * longer / TRY_COST, 2 * MIN_RUN_WINDOWS * d->window);
 }
 
 /* The phase is over: what comes next? */

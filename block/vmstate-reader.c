@@ -231,6 +231,8 @@ static void coroutine_mixed_fn vmstate_reader_start_fill(VmstateReader *r)
         return;
     }
     r->fillers++;
+    /* Not in the coroutine: it may begin later, in another thread */
+    bdrv_inc_in_flight(r->bs);
     qemu_mutex_unlock(&r->wait.lock);
     aio_co_enter(r->wait.ctx,
                  qemu_coroutine_create(vmstate_reader_fill_entry, r));
@@ -243,7 +245,6 @@ static void coroutine_fn vmstate_reader_fill_entry(void *opaque)
     int64_t start_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     VmstateRead *read;
 
-    bdrv_inc_in_flight(r->bs);
     qemu_mutex_lock(&r->wait.lock);
     vmstate_stats_busy(&r->stats, r->idle_ns, start_ns);
     r->idle_ns = 0;

@@ -18,6 +18,18 @@ static BlockDriverState *GRAPH_RDLOCK vmstate_find_node(BlockDriverState *bs)
     return bs && bs->drv && bs->drv->vmstate_ops ? bs : NULL;
 }
 
+bool bdrv_vmstate_wants_thread(BlockDriverState *bs)
+{
+    BlockDriverState *vm_bs;
+
+    GLOBAL_STATE_CODE();
+
+    vm_bs = vmstate_find_node(bs);
+    return vm_bs && vm_bs->file && vm_bs->file->bs->drv &&
+           !strcmp(vm_bs->file->bs->drv->format_name, "nbd") &&
+           bdrv_get_aio_context(bs) == qemu_get_aio_context();
+}
+
 bool bdrv_vmstate_check(BlockDriverState *bs, Error **errp)
 {
     BlockDriverState *vm_bs;

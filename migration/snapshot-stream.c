@@ -38,17 +38,24 @@ QEMUFile *snapshot_stream_open_output(BlockDriverState *bs)
     return qemu_file_new_output(ioc);
 }
 
-/*
- * The main loop's thread is busy with loading what was read before.  So if the
- * node lives there, data are received in a thread of their own; without one,
- * they just come more slowly.
- */
+/* NULL if reading can do without one, or there is none to be had */
 static IOThread *snapshot_stream_new_thread(BlockDriverState *bs)
 {
-    if (bdrv_get_aio_context(bs) != qemu_get_aio_context()) {
+    Error *err = NULL;
+    IOThread *thread;
+    bool wanted;
+
+    bdrv_graph_rdlock_main_loop();
+    wanted = bdrv_vmstate_wants_thread(bs);
+    bdrv_graph_rdunlock_main_loop();
+    if (!wanted) {
         return NULL;
     }
-    return iothread_create("vmstate", NULL);
+    thread = iothread_create("vmstate", &err);
+    if (!thread) {
+        warn_reportf_err(err, "Reading VM state without a thread of its own: ");
+    }
+    return thread;
 }
 
 static QIOChannelVmstate *snapshot_stream_new_input(BlockDriverState *bs,
@@ -58,7 +65,7 @@ static QIOChannelVmstate *snapshot_stream_new_input(BlockDriverState *bs,
     AioContext *ctx = thread ? iothread_get_aio_context(thread) : NULL;
     QIOChannelVmstate *vioc;
 
-    vioc = qio_channel_vmstate_new_input(bs, size, ctx, (Object *)thread,
+    vioc = qio_channel_vmstate_new_input(bs, size, ctx, OBJECT(thread),
                                          snapshot_stream_options());
     if (thread) {
         /* It ends with the channel, which is its only user */

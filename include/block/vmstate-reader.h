@@ -17,9 +17,10 @@
  * the same three settings as the producer of a VmstateWriter: the main loop or
  * the IOThread that requests run in, outside coroutines; a coroutine; or
  * another thread without the BQL.  Requests run in the AioContext that the
- * reader was given, so that data can arrive while the consumer is busy.  No
- * lock is held on entry; the node may be drained.  Draining waits for read-ahead
- * to come to rest.
+ * reader was given, so that data can arrive while the consumer is busy; the
+ * drivers below must cope with that if it is not the node's.  No lock is held
+ * on entry; the node may be drained.  Draining waits for read-ahead to come to
+ * rest.
  *
  * Errors.  A request that fails ahead of the consumer is no error yet.  When
  * the consumer gets to the range of such a request, that range is read again,

@@ -47,6 +47,19 @@ typedef struct BdrvVmstateOps {
 } BdrvVmstateOps;
 
 /**
+ * bdrv_vmstate_wants_thread: Should VM state be read in a thread of its own?
+ *
+ * Yes for NBD, if the node is in the main loop: receiving takes its thread as
+ * long as loading does.  The driver must cope with requests from outside the
+ * node's AioContext, which this one does and not all do (gluster and nvme do
+ * not); where storage is a file, the kernel brings the data, and the thread is
+ * not worth it.
+ *
+ * Main loop thread.
+ */
+bool GRAPH_RDLOCK bdrv_vmstate_wants_thread(BlockDriverState *bs);
+
+/**
  * bdrv_vmstate_check: Refuse a node that cannot be part of a snapshot
  *
  * For reasons that only the driver knows, such as an external data file.  Says

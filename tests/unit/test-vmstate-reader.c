@@ -32,8 +32,8 @@
 #define LONG_STATE (13 * MiB + 4321)
 
 /*
- * Several reads at a time are first tried when five windows have been read, and
- * for another five: see block/vmstate-depth.c
+ * Several reads at a time are first tried when three windows have been read,
+ * and for another three: see block/vmstate-depth.c
  */
 #define DEEP_WINDOW (4 * MiB)
 #define DEEP_FROM (3 * DEEP_WINDOW)

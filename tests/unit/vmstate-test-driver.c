@@ -55,8 +55,8 @@ const VmstateTestSetting vmstate_test_settings[] = {
       VMSTATE_TEST_MAIN_LOOP, .reads_elsewhere = true },
     { "coroutine/reads-in-iothread",
       VMSTATE_TEST_COROUTINE, .reads_elsewhere = true },
-    { "main-loop/reads-in-iothread/drained",
-      VMSTATE_TEST_MAIN_LOOP, .reads_elsewhere = true, .drained = true },
+    { "coroutine/reads-in-iothread/drained",
+      VMSTATE_TEST_COROUTINE, .reads_elsewhere = true, .drained = true },
     { }
 };
 
