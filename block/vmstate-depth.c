@@ -14,7 +14,7 @@
 #define MIN_RUN_WINDOWS 64
 #define MAX_RUN_WINDOWS 1024
 
-/* A try of one read at a time is to take no more than this share of a run */
+/* What share of a run a try of one read at a time may take, if it can be had */
 #define TRY_COST 0.03
 
 /* Several at a time have to be faster by this: else it is not worth it */

@@ -42,7 +42,7 @@ qio_channel_vmstate_new_input(BlockDriverState *bs, int64_t size,
     vioc = QIO_CHANNEL_VMSTATE(object_new(TYPE_QIO_CHANNEL_VMSTATE));
     vioc->reader = vmstate_reader_new(bs, size, ctx, options);
     vioc->size = size;
-    vioc->ctx_owner = ctx_owner ? object_ref(ctx_owner) : NULL;
+    vioc->ctx_owner = object_ref(ctx_owner);
     return vioc;
 }
 
